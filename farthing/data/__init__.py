@@ -1,0 +1,1 @@
+"""Text to train on: documents made from problems, and their way into batches."""

@@ -1,0 +1,1 @@
+"""Generation: prompts -> completions. One noun a file: sampler, cache, scheduler, engine."""

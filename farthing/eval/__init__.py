@@ -1,0 +1,1 @@
+"""A model on held-out problems -> accuracy with its uncertainty."""

@@ -1,0 +1,128 @@
+"""Logprobs and advantages -> the policy loss. The only file that divides by a token count.
+
+Every denominator is counted over the whole optimizer step before the first microbatch (`StepCounts`), so the update is the
+same for any split into microbatches, any padding and any order of rollouts.
+
+Shapes: B rollouts, T tokens. All [B, T] tensors are 0 where `loss_mask_BT` is False.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+PolicyLossKind = Literal["grpo", "gspo", "cispo"]
+Normalizer = Literal["token", "sequence", "constant"]
+
+
+@dataclass(frozen=True)
+class PolicyLossParams:
+    """Switches of the policy loss; the defaults are GRPO as DeepSeek-R1 describes it, per token as in DAPO."""
+
+    kind: PolicyLossKind = "grpo"
+    normalizer: Normalizer = "token"
+    clip_eps_low: float = 0.2
+    clip_eps_high: float = 0.2
+    kl_coef: float = 0.0
+    tis_cap: float = 0.0
+    """Truncated importance sampling against the engine's distribution is off at 0."""
+
+
+class StepCounts(NamedTuple):
+    """What one optimizer step averages over, all microbatches and ranks together."""
+
+    num_loss_tokens: int
+    num_rollouts: int
+    max_completion_tokens: int
+
+
+class PolicyLoss(NamedTuple):
+    loss: Tensor
+    """Scalar; the sum over microbatches is the loss of the step."""
+    policy: Tensor
+    """Its policy-gradient part, detached."""
+    kl: Tensor
+    """Mean KL to the reference over the step's tokens, detached, before `kl_coef`."""
+    clipped: Tensor
+    """Share of the step's tokens (for gspo: of rollouts, spread over tokens) whose gradient the clip removed."""
+
+
+def token_weights(loss_mask_BT: Tensor, counts: StepCounts, normalizer: Normalizer) -> Tensor:
+    """fp32 [B, T] weights that turn a sum over tokens into the step's mean.
+
+    token     1 / all tokens of the step: each token weighs alike             DAPO, arXiv:2503.14476
+    sequence  1 / (tokens of the rollout * rollouts): each rollout alike      GRPO, arXiv:2402.03300, eq. 3
+    constant  1 / (rollouts * max tokens): no length bias either way          Dr. GRPO, arXiv:2503.20783
+    """
+    mask_BT = loss_mask_BT.float()
+    if normalizer == "token":
+        return mask_BT / max(counts.num_loss_tokens, 1)
+    if normalizer == "sequence":
+        return mask_BT / (mask_BT.sum(dim=1, keepdim=True).clamp(min=1) * counts.num_rollouts)
+    return mask_BT / (counts.num_rollouts * counts.max_completion_tokens)
+
+
+def policy_loss(
+    logprobs_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    advantages_B: Tensor,
+    loss_mask_BT: Tensor,
+    counts: StepCounts,
+    params: PolicyLossParams,
+    ref_logprobs_BT: Tensor | None = None,
+    rollout_logprobs_BT: Tensor | None = None,
+) -> PolicyLoss:
+    """-(surrogate - kl_coef * KL), summed over this microbatch with the whole step's denominators."""
+    weights_BT = token_weights(loss_mask_BT, counts, params.normalizer)
+    log_ratio_BT = (logprobs_BT - old_logprobs_BT) * loss_mask_BT
+    if params.kind == "gspo":
+        log_ratio_BT = _sequence_log_ratio(log_ratio_BT, loss_mask_BT)
+    advantages_B1 = advantages_B[:, None]
+    surrogate_BT, clipped_BT = _surrogate(log_ratio_BT, logprobs_BT, advantages_B1, params)
+    if params.tis_cap > 0 and rollout_logprobs_BT is not None:
+        # trainer over engine, truncated from above (arXiv:2510.11370): corrects for the two not being equal
+        surrogate_BT = surrogate_BT * (old_logprobs_BT - rollout_logprobs_BT).exp().clamp(max=params.tis_cap).detach()
+    policy = -(surrogate_BT * weights_BT).sum()
+    kl_BT = torch.zeros_like(weights_BT)
+    if ref_logprobs_BT is not None:
+        kl_BT = unbiased_kl(logprobs_BT, ref_logprobs_BT)
+    mean_BT = loss_mask_BT.float() / max(counts.num_loss_tokens, 1)
+    return PolicyLoss(
+        loss=policy + params.kl_coef * (kl_BT * weights_BT).sum(),
+        policy=policy.detach(),
+        kl=(kl_BT.detach() * mean_BT).sum(),
+        clipped=(clipped_BT.float() * mean_BT).sum(),
+    )
+
+
+def _surrogate(
+    log_ratio_BT: Tensor, logprobs_BT: Tensor, advantages_B1: Tensor, params: PolicyLossParams
+) -> tuple[Tensor, Tensor]:
+    """The term to maximise, per token, and where the clip took its gradient away."""
+    ratio_BT = log_ratio_BT.exp()
+    low, high = 1 - params.clip_eps_low, 1 + params.clip_eps_high
+    clipped_ratio_BT = ratio_BT.clamp(low, high)
+    if params.kind == "cispo":
+        # the clipped ratio is a weight, not a gate: every token keeps its gradient (MiniMax-M1, arXiv:2506.13585, eq. 4)
+        return clipped_ratio_BT.detach() * advantages_B1 * logprobs_BT, ratio_BT != clipped_ratio_BT
+    # PPO's pessimistic bound (arXiv:1707.06347, eq. 7); two bounds are DAPO's clip-higher (arXiv:2503.14476)
+    free_BT, bound_BT = ratio_BT * advantages_B1, clipped_ratio_BT * advantages_B1
+    return torch.minimum(free_BT, bound_BT), bound_BT < free_BT
+
+
+def _sequence_log_ratio(log_ratio_BT: Tensor, loss_mask_BT: Tensor) -> Tensor:
+    """Length-normalised sequence ratio of GSPO (arXiv:2507.18071, eq. 7), spread over the rollout's tokens."""
+    num_tokens_B1 = loss_mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+    return (log_ratio_BT.sum(dim=1, keepdim=True) / num_tokens_B1) * loss_mask_BT
+
+
+def unbiased_kl(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
+    """ref/policy - log(ref/policy) - 1 per token: unbiased and never negative (R1, eq. 2; Schulman's k3)."""
+    log_ratio_BT = ref_logprobs_BT - logprobs_BT
+    return log_ratio_BT.exp() - log_ratio_BT - 1
+
+
+def cross_entropy(logprobs_R: Tensor, num_loss_tokens: int) -> Tensor:
+    """-sum(logprobs) / tokens of the whole step, in nats; for pretrain and sft."""
+    return -logprobs_R.sum() / max(num_loss_tokens, 1)

@@ -1,0 +1,103 @@
+"""Token ids -> hidden states: the one decoder definition that trains and generates.
+
+A decoder is composed, not subclassed: `build_layer` picks each layer's attention and feed-forward from the shape.
+Single-device code only; parallelism is applied to the finished module from outside.
+
+Shapes: B rows, T tokens, D width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from farthing.models.attention import Attend, GroupedQueryAttention, RMSNorm, attend_causally
+from farthing.models.ffn import DenseFFN
+from farthing.models.rope import rope_table
+from farthing.models.shape import ModelShape
+
+
+class Layer(nn.Module):
+    """Pre-norm residual block: x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, shape: ModelShape, attention: nn.Module, ffn: nn.Module) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.attention = attention
+        self.ffn_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.ffn = ffn
+
+    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, attend)
+        out_BTD: Tensor = x_BTD + self.ffn(self.ffn_norm(x_BTD))
+        return out_BTD
+
+
+def build_layer(shape: ModelShape, layer: int) -> Layer:
+    """The parts of layer number `layer`; the one place that maps a shape to kinds of attention and feed-forward."""
+    return Layer(shape, GroupedQueryAttention(shape, layer), DenseFFN(shape))
+
+
+class Decoder(nn.Module):
+    """`forward` gives hidden states; `logits` and `models.head.token_logprobs` read them."""
+
+    rope_cos: Tensor
+    rope_sin: Tensor
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.recompute_activations = False
+        """Activation checkpointing: keep only each layer's input for the backward pass, recompute the rest."""
+        self.embed = nn.Embedding(shape.vocab_size, shape.width)
+        self.layers = nn.ModuleList(build_layer(shape, i) for i in range(shape.num_layers))
+        self.norm = RMSNorm(shape.width, shape.norm_eps)
+        self.head = None if shape.tie_embeddings else nn.Linear(shape.width, shape.vocab_size, bias=False)
+        cos, sin = rope_table(shape)
+        self.register_buffer("rope_cos", cos, persistent=False)
+        self.register_buffer("rope_sin", sin, persistent=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, D], the embedding itself where the two are tied."""
+        return self.embed.weight if self.head is None else self.head.weight
+
+    def forward(
+        self, tokens_BT: Tensor, positions_BT: Tensor | None = None, attend: Attend = attend_causally
+    ) -> Tensor:
+        """Final normed hidden states [B, T, D]. Without positions every row starts at 0."""
+        rope = self._rope(tokens_BT.shape[1], positions_BT)
+        x_BTD = self.embed(tokens_BT)
+        for layer in self.layers:
+            if self.recompute_activations and torch.is_grad_enabled():
+                x_BTD = checkpoint(layer, x_BTD, rope, attend, use_reentrant=False)
+            else:
+                x_BTD = layer(x_BTD, rope, attend)
+        hidden_BTD: Tensor = self.norm(x_BTD)
+        return hidden_BTD
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V]; for few positions only, a whole batch goes through `models.head`."""
+        return F.linear(hidden, self.head_weight)
+
+    def _rope(self, num_tokens: int, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+        if positions_BT is None:
+            cos, sin = self.rope_cos[None, :num_tokens], self.rope_sin[None, :num_tokens]
+        else:
+            cos, sin = self.rope_cos[positions_BT], self.rope_sin[positions_BT]
+        dtype = self.embed.weight.dtype
+        return cos.to(dtype), sin.to(dtype)
+
+
+def init_weights(model: Decoder, seed: int) -> None:
+    """Normal(0, init_std), projections back into the residual stream scaled by 1/sqrt(2 * layers) as in GPT-2."""
+    generator = torch.Generator().manual_seed(seed)
+    std = model.shape.init_std
+    residual_std = std / (2 * model.shape.num_layers) ** 0.5
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            is_residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
+            parameter.normal_(0.0, residual_std if is_residual else std, generator=generator)

@@ -1,0 +1,20 @@
+"""Hidden states -> transformed hidden states, token by token. SwiGLU (arXiv:2002.05202)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from farthing.models.shape import ModelShape
+
+
+class DenseFFN(nn.Module):
+    """down(silu(gate(x)) * up(x)); gate and up are one fused projection: rows [ffn | ffn] of `gate_up.weight`."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(shape.width, 2 * shape.ffn_width, bias=False)
+        self.down = nn.Linear(shape.ffn_width, shape.width, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
+        out_BTD: Tensor = self.down(F.silu(gate) * up)
+        return out_BTD

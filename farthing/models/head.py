@@ -1,0 +1,102 @@
+"""Hidden states and target tokens -> logprobs and entropies, without a tokens x vocabulary tensor ever existing whole.
+
+The head's matmul, the softmax and its gradient run over chunks of rows; the backward pass recomputes the logits of each
+chunk instead of keeping them (the idea of Cut Cross-Entropy, arXiv:2411.09009, in plain PyTorch).
+
+Shapes: R rows (tokens that carry loss), D width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from farthing.models.decoder import Decoder
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits held at once: 8M, 32 MiB in fp32."""
+ROUND_LOGITS = 128
+
+
+def token_logprobs(
+    model: Decoder, hidden_RD: Tensor, targets_R: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """fp32 logprobs of `targets_R` under softmax(logits / temperature); entropies in nats (no gradient); both [R]."""
+    weight_VD, device = model.head_weight, hidden_RD.device.type
+    if torch.is_autocast_enabled(device):
+        # a backward pass runs outside autocast: cast here, so that both passes see the same logits at the same speed
+        dtype = torch.get_autocast_dtype(device)
+        hidden_RD, weight_VD = hidden_RD.to(dtype), weight_VD.to(dtype)
+    logprobs_R, entropy_R = _TokenLogprobs.apply(hidden_RD, weight_VD, targets_R, temperature)  # type: ignore[no-untyped-call]
+    return logprobs_R, entropy_R
+
+
+def completion_logprobs(
+    model: Decoder, tokens_BT: Tensor, loss_mask_BT: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Forward pass of a batch -> logprobs and entropies of the tokens that carry loss, [B, T], zero elsewhere.
+
+    At position t stands the logprob of token t + 1. The head sees only the positions under the mask, in a number rounded
+    up to `ROUND_LOGITS` (the rest repeats position 0 and is thrown away), so that its matmuls see few shapes.
+    """
+    hidden_BTD = model(tokens_BT)
+    positions_R = loss_mask_BT.flatten().nonzero().squeeze(1)
+    num_real = len(positions_R)
+    positions_R = F.pad(positions_R, (0, -num_real % ROUND_LOGITS))
+    hidden_RD = hidden_BTD.flatten(0, 1).index_select(0, positions_R)
+    targets_R = tokens_BT.roll(-1, dims=1).flatten()[positions_R]
+    logprobs_R, entropy_R = token_logprobs(model, hidden_RD, targets_R, temperature)
+    zeros_BT = torch.zeros(tokens_BT.shape, device=tokens_BT.device)
+    return zeros_BT.masked_scatter(loss_mask_BT, logprobs_R[:num_real]), zeros_BT.masked_scatter(
+        loss_mask_BT, entropy_R[:num_real]
+    )
+
+
+def _chunk_rows(vocab_size: int) -> int:
+    return max(1, CHUNK_ELEMENTS // vocab_size)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        num_rows = hidden_RD.shape[0]
+        logprobs_R = torch.empty(num_rows, dtype=torch.float32, device=hidden_RD.device)
+        entropy_R = torch.empty_like(logprobs_R)
+        log_norm_R = torch.empty_like(logprobs_R)
+        for rows in _chunks(num_rows, weight_VD.shape[0]):
+            logits = F.linear(hidden_RD[rows], weight_VD).float().div_(temperature)
+            top = logits.max(dim=-1, keepdim=True).values
+            chosen = logits.gather(1, targets_R[rows, None])
+            weights = logits.sub_(top).exp()
+            total = weights.sum(dim=-1, keepdim=True)
+            log_norm_R[rows] = (top + total.log()).squeeze(1)
+            logprobs_R[rows] = chosen.squeeze(1) - log_norm_R[rows]
+            # entropy = log Z - E[logit - top], with Z over the shifted logits
+            entropy_R[rows] = total.log().squeeze(1) - weights.mul_(logits).sum(dim=-1) / total.squeeze(1)
+        ctx.save_for_backward(hidden_RD, weight_VD, targets_R, log_norm_R)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy_R)
+        return logprobs_R, entropy_R
+
+    @staticmethod
+    def backward(ctx: Any, grad_R: Tensor, _grad_entropy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden_RD, weight_VD, targets_R, log_norm_R = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden_RD)
+        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device)
+        for rows in _chunks(hidden_RD.shape[0], weight_VD.shape[0]):
+            scale = (grad_R[rows] / ctx.temperature)[:, None]
+            logits = F.linear(hidden_RD[rows], weight_VD).float().div_(ctx.temperature)
+            grad_logits = logits.sub_(log_norm_R[rows, None]).exp_().mul_(-scale)
+            grad_logits.scatter_add_(1, targets_R[rows, None], scale)
+            grad_logits = grad_logits.to(hidden_RD.dtype)
+            grad_hidden[rows] = grad_logits @ weight_VD
+            grad_weight += grad_logits.T @ hidden_RD[rows]
+        return grad_hidden, grad_weight.to(weight_VD.dtype), None, None
+
+
+def _chunks(num_rows: int, vocab_size: int) -> list[slice]:
+    size = _chunk_rows(vocab_size)
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]

@@ -1,0 +1,233 @@
+"""A Hugging Face model folder <-> a Decoder: config.json, safetensors (one file or shards), tokenizer files.
+
+Format: https://huggingface.co/docs/safetensors. Files are read through safetensors (memory-mapped, one tensor at a
+time) and written as a stream, so neither way ever holds a second copy of the weights.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from farthing.errors import DiskFull, ModelError
+from farthing.models.decoder import Decoder
+from farthing.models.families import Slot, config_from_shape, shape_from_config, slots
+from farthing.models.rope import rope_table
+from farthing.models.shape import ModelShape
+from farthing.tokenizer import Tokenizer
+
+DTYPE_CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+"""The weight types we read and write, and safetensors' names for them."""
+
+TensorSpec = tuple[str, torch.dtype, tuple[int, ...]]
+"""Name, type and size of a tensor still to be written."""
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+    """The decoder in `folder`, its weights converted to `dtype`. Raises ModelError naming the tensor and the file."""
+    model = empty_decoder(shape_from_config(_read_config(folder)), dtype)
+    wanted, parameters = slots(model), dict(model.named_parameters())
+    missing, files = set(wanted), _weight_files(folder)
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                    if not _is_ignored(name, model.shape):
+                        _fill(wanted.get(name), parameters, name, tensors.get_tensor(name), str(file))
+                        missing.discard(name)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} cannot be read: {error}; it is damaged or cut short, copy it again") from error
+    if missing:
+        raise ModelError(_missing(missing, ", ".join(map(str, files))))
+    return model
+
+
+def empty_decoder(shape: ModelShape, dtype: torch.dtype) -> Decoder:
+    """A decoder with memory for its weights but nothing in them yet: no time goes into random numbers."""
+    with torch.device("meta"):
+        model = Decoder(shape).to(dtype)
+    model.to_empty(device="cpu")
+    model.rope_cos, model.rope_sin = rope_table(shape)
+    return model
+
+
+def state_dict_to_hf(model: Decoder) -> dict[str, Tensor]:
+    """Hugging Face names -> views of the weights (nothing is copied; they change when the model does)."""
+    parameters = dict(model.named_parameters())
+    return {name: slot.view(parameters[slot.parameter].detach()) for name, slot in slots(model).items()}
+
+
+def load_hf_state_dict(model: Decoder, tensors: Mapping[str, Tensor], source: str = "the state dict") -> None:
+    """Copies Hugging Face tensors into the model; inverse of `state_dict_to_hf`. All must be there, and no others."""
+    wanted, parameters = slots(model), dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        if not _is_ignored(name, model.shape):
+            _fill(wanted.get(name), parameters, name, tensor, source)
+    missing = set(wanted) - set(tensors)
+    if missing:
+        raise ModelError(_missing(missing, source))
+
+
+def weights_sha256(model: Decoder) -> str:
+    """Identity of the weights: hex sha256 over names (sorted), dtypes, shapes and raw bytes."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        digest.update(_raw(parameter))
+    return digest.hexdigest()
+
+
+def save_model(model: Decoder, tokenizer: Tokenizer, folder: Path, metadata: dict[str, str] | None = None) -> None:
+    """A folder that transformers' Auto classes load unchanged; `metadata` goes into the header of the weights."""
+    tensors = state_dict_to_hf(model)
+    specs = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    with atomic_folder(folder) as partial:
+        write_safetensors(partial / "model.safetensors", specs, tensors.values(), metadata)
+        write_configs(partial, model.shape, model.embed.weight.dtype, tokenizer)
+
+
+def write_configs(folder: Path, shape: ModelShape, dtype: torch.dtype, tokenizer: Tokenizer) -> None:
+    """Everything of a model folder but its weights: config.json, generation_config.json and the tokenizer's files."""
+    name = str(dtype).removeprefix("torch.")
+    config = config_from_shape(shape, dtype=name, eos_id=tokenizer.eos_id, bos_id=tokenizer.bos_id)
+    generation = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    tokenizer.save(folder)
+
+
+def write_safetensors(
+    path: Path, specs: Sequence[TensorSpec], tensors: Iterable[Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Streams `tensors`, which come in the order of `specs`, into one file; one of them is in memory at a time."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    end = 0
+    for name, dtype, size in specs:
+        start, end = end, end + torch.Size(size).numel() * dtype.itemsize
+        header[name] = {"dtype": DTYPE_CODES[dtype], "shape": list(size), "data_offsets": [start, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the format wants the data aligned to 8 bytes
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for (name, dtype, size), tensor in zip(specs, tensors, strict=True):
+            if tensor.dtype != dtype or tuple(tensor.shape) != size:
+                raise ValueError(f"{name} was announced as {dtype} {size}, got {tensor.dtype} {tuple(tensor.shape)}")
+            file.write(_raw(tensor))
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes `folder`'s place, fsynced, when the block ends; after an error nothing changes.
+
+    A kill at any moment leaves the old folder, the new one, or (between two renames) neither, never half of one.
+    """
+    folder = folder.absolute()
+    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)  # left by an attempt that was killed
+    partial.mkdir()
+    try:
+        yield partial
+        for path in sorted(partial.iterdir()):
+            _fsync(path)
+        _fsync(partial)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"no space left for {folder}; what was there before is kept. Free some, try again"
+            ) from error
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    _fsync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    """The tensor's bytes, without a copy where it is already contiguous on the CPU."""
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data.cast("B")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise ModelError(f"{folder} has no config.json; give a Hugging Face model folder, or import a GGUF file first")
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        loaded = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}; copy it again from its source") from error
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(loaded).__name__}; copy it again from its source")
+    return loaded
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = _read_json(folder / "model.safetensors.index.json")
+    if index is None:
+        names = ["model.safetensors"]
+    else:
+        shards = index.get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ModelError(f"{folder}/model.safetensors.index.json has no weight_map; copy it again from its source")
+        names = sorted({str(name) for name in shards.values()})
+    for name in names:
+        if Path(name).name != name:
+            raise ModelError(f"the index of {folder} names {name!r}; a shard must lie in the folder itself")
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} has no {name}; weights must be safetensors (a pickle such as pytorch_model.bin can run code "
+                "when it is read). Convert with transformers' save_pretrained, or copy the file again"
+            )
+    return [folder / name for name in names]
+
+
+def _is_ignored(name: str, shape: ModelShape) -> bool:
+    """A tied head stored a second time, and the rotary frequencies that old Llama files carry, say nothing new."""
+    return (name == "lm_head.weight" and shape.tie_embeddings) or name.endswith(".rotary_emb.inv_freq")
+
+
+def _fill(slot: Slot | None, parameters: Mapping[str, Tensor], name: str, tensor: Tensor, source: str) -> None:
+    if slot is None:
+        raise ModelError(f"{source} holds {name}, which this model has no place for; does config.json belong to it?")
+    if tuple(tensor.shape) != slot.size:
+        raise ModelError(f"{name} in {source} is {list(tensor.shape)}; config.json asks for {list(slot.size)}")
+    if tensor.dtype not in DTYPE_CODES:
+        raise ModelError(f"{name} in {source} is {tensor.dtype}; allowed are float32, bfloat16 and float16")
+    with torch.no_grad():
+        slot.view(parameters[slot.parameter]).copy_(tensor)
+
+
+def _missing(names: set[str], source: str) -> str:
+    first = sorted(names)[0]
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{source} lacks the tensor {first}{others}; the copy is incomplete, or config.json belongs to another model"

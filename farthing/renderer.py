@@ -1,0 +1,76 @@
+"""A question -> the prompt's text. How the model is asked, and where its completion begins, is decided here alone.
+
+`bare`     the question and a newline: for bases pretrained on exactly that.
+`r1_zero`  DeepSeek-R1's template for a base model (arXiv:2501.12948, table 1).
+`chat`     the model's own chat template with the instruction as a system message.
+"""
+
+from typing import Any, Literal
+
+import jinja2
+import jinja2.sandbox
+
+from farthing.errors import ModelError, RecipeError
+from farthing.tokenizer import Tokenizer
+
+Template = Literal["bare", "r1_zero", "chat"]
+
+R1_ZERO = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
+    "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, "
+    "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question}. Assistant:"
+)
+
+
+class Renderer:
+    """Turns questions into prompts for one tokenizer and one template."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: Template = "bare", instruction: str = "", prefill: str = ""
+    ) -> None:
+        """`instruction` goes before the question (chat: as the system message); `prefill` opens the completion."""
+        self.tokenizer, self.template, self.instruction, self.prefill = tokenizer, template, instruction, prefill
+        if template == "chat" and not tokenizer.chat_template:
+            raise RecipeError(
+                'template = "chat" needs a model with a chat template, and this one has none; '
+                'use "r1_zero" or "bare", or add chat_template.jinja to the model folder'
+            )
+
+    def prompt(self, question: str) -> str:
+        """The text the model is given, up to the first token it samples."""
+        if self.template == "chat":
+            system = [{"role": "system", "content": self.instruction}] if self.instruction else []
+            return self.chat([*system, {"role": "user", "content": question}]) + self.prefill
+        asked = R1_ZERO.format(question=question) if self.template == "r1_zero" else f"{question}\n"
+        return f"{self.instruction}{asked}{self.prefill}"
+
+    def prompt_tokens(self, question: str) -> list[int]:
+        return self.tokenizer.encode(self.prompt(question))
+
+    def chat(self, messages: list[dict[str, str]]) -> str:
+        """Messages through the model's own template, ready for the assistant's turn."""
+        if not self.tokenizer.chat_template:
+            raise ModelError("this model has no chat template; ask with `farthing generate` instead")
+        return render_chat(self.tokenizer, messages)
+
+
+def render_chat(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
+    """jinja2 in its sandbox: a template from a downloaded folder must not run code."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _raise_exception
+    try:
+        return environment.from_string(tokenizer.chat_template or "").render(
+            messages=messages,
+            add_generation_prompt=True,
+            bos_token="" if tokenizer.bos_id is None else tokenizer.token(tokenizer.bos_id),
+            eos_token=tokenizer.token(tokenizer.eos_id),
+        )
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        raise ModelError(f"the chat template refuses these messages: {error}") from error
+
+
+def _raise_exception(message: str) -> Any:
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,270 @@
+"""A policy and verifiable problems -> a better policy: R1-Zero's reinforcement learning.
+
+GRPO, arXiv:2402.03300 and DeepSeek-R1, arXiv:2501.12948, section 2.2. We differ from the paper where the recipe says so:
+token-level normalisation and no KL term by default, every minibatch of a rollout batch used once.
+
+Shapes: P prompts, G rollouts of each, B rollouts of a microbatch, T tokens.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from farthing.advantage import group_advantages, is_flat
+from farthing.config import GrpoConfig
+from farthing.data.batches import Microbatch, Row, lay_out, microbatches, padding_share
+from farthing.engine.engine import Engine
+from farthing.engine.sampler import SamplingParams
+from farthing.errors import TrainingDiverged
+from farthing.loss import PolicyLossParams, StepCounts, policy_loss
+from farthing.models.decoder import Decoder
+from farthing.models.head import completion_logprobs
+from farthing.optim import Optimizer
+from farthing.rollout import (
+    Group,
+    Rollout,
+    prefilled_tokens,
+    reward_values,
+    rollout,
+    rollout_metrics,
+    sampled_tokens,
+    score_groups,
+)
+from farthing.stages.stage import Stage, Stateful, generation_flops, held_out, is_due, training_flops
+from farthing.tasks.stream import ProblemStream
+
+
+def train(stage: Stage[GrpoConfig]) -> None:
+    """prompts -> rollouts -> rewards -> advantages -> policy update, with evaluations and checkpoints when due."""
+    run, config, model = stage.run, stage.config, stage.model
+    with run.phase("setup"):
+        model.recompute_activations = config.recompute_activations
+        optimizer = stage.optimizer()
+        reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef > 0 else None
+        engine = Engine(model, stage.renderer.tokenizer, config.num_slots)
+        stream = ProblemStream(config.tasks, stage.seed, config.test_share)
+        problems = held_out(stream, config.eval)
+        parts: dict[str, Stateful] = {"optimizer": optimizer, "stream": stream}
+        if reference is not None:
+            parts["reference"] = reference
+        first = stage.resume(parts)
+        engine.policy_version = first
+
+    evals = {}
+    if config.eval is not None:
+        evals["before"] = stage.evaluate_once("before", engine, problems, config.eval)
+
+    score = None
+    for step in run.steps(config.num_steps, first):
+        groups_P, rewards_PG = collect(stage, engine, stream, step)
+        with run.phase("update") as spent:
+            advantages_PG = group_advantages(rewards_PG, config.advantage)
+            rollouts = [r for group in groups_P for r in group]
+            learning_rate = stage.learning_rate(step)
+            tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, learning_rate)
+            flops = training_flops(model, tally.num_tokens, tally.num_rows, tally.num_loss_tokens)
+            run.count(tokens_trained=tally.num_tokens, model_flops=flops)
+        with run.phase("weight_sync"):
+            # the engine reads the trainer's own weights: there is nothing to copy
+            engine.policy_version = step + 1
+        with run.phase("reward"):
+            for r in rollouts:
+                if r.reward is not None:
+                    stream.record(r.problem, r.reward.accuracy)
+        run.log(reward=float(rewards_PG.mean()), flat_groups=float(is_flat(rewards_PG).float().mean()))
+        run.log(**rollout_metrics(groups_P), **tally.metrics(), learning_rate=learning_rate)
+        run.log(staleness=step - max(r.completion.policy_version for r in rollouts))
+        run.log(train_tokens_per_s=tally.num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
+        if stream.level is not None:
+            run.log(level=stream.level)
+        if reference is not None and is_due(step, config.reference_every):
+            reference.load_state_dict(model.state_dict())
+        if config.eval is not None and is_due(step, config.eval.every):
+            score = stage.quick_eval(engine, problems, config.eval)
+        stage.checkpoint(step, parts, score)
+
+    if config.eval is not None:
+        evals["after"] = stage.evaluate_once("after", engine, problems, config.eval)
+    stage.finish(evals, {"prompts": stream.cursor})
+
+
+def collect(
+    stage: Stage[GrpoConfig], engine: Engine, stream: ProblemStream, step: int
+) -> tuple[list[Group], Tensor]:
+    """P scored groups and their rewards [P, G]. Dynamic sampling replaces flat groups by new prompts (DAPO, section 3.2)."""
+    run, config = stage.run, stage.config
+    groups_P = sample_and_score(stage, engine, stream, config.num_prompts, (step, 0))
+    rewards_PG = reward_values(groups_P, config.max_completion_tokens, config.overlong_buffer)
+    resampled = 0
+    for attempt in range(1, config.dynamic_sampling + 1):
+        flat = is_flat(rewards_PG).nonzero().flatten().tolist()
+        if not flat:
+            break
+        resampled += len(flat)
+        fresh = sample_and_score(stage, engine, stream, len(flat), (step, attempt))
+        for index, group in zip(flat, fresh, strict=True):
+            groups_P[index] = group
+        rewards_PG = reward_values(groups_P, config.max_completion_tokens, config.overlong_buffer)
+    run.log(resampled_groups=resampled)
+    return groups_P, rewards_PG
+
+
+def sample_and_score(
+    stage: Stage[GrpoConfig], engine: Engine, stream: ProblemStream, count: int, place: tuple[int, int]
+) -> list[Group]:
+    """`count` new prompts -> scored groups; on the clock as rollout and reward."""
+    run, config = stage.run, stage.config
+    params = SamplingParams(
+        config.temperature, config.top_p, config.top_k, config.max_completion_tokens, tuple(config.stop)
+    )
+    with run.phase("rollout") as spent:
+        path = (stage.seed, stage.name, *place)
+        groups = rollout(engine, stage.renderer, stream.take(count), params, config.group_size, path)
+        tokens_in, tokens_out = prefilled_tokens(groups), sampled_tokens(groups)
+        flops = generation_flops(stage.model, tokens_in, tokens_out, count)
+        run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
+    run.log(rollout_tokens_per_s=tokens_out / spent.seconds)
+    with run.phase("reward"):
+        return score_groups(groups, config.reward)
+
+
+@dataclass
+class Tally:
+    """Sums over the microbatches of a step."""
+
+    loss: float = 0.0
+    kl: float = 0.0
+    clipped: float = 0.0
+    entropy: float = 0.0
+    gap: float = 0.0
+    gap_max: float = 0.0
+    num_gap_tokens: int = 0
+    num_tokens: int = 0
+    num_rows: int = 0
+    num_loss_tokens: int = 0
+    grad_norms: list[float] = field(default_factory=list)
+    padding: list[float] = field(default_factory=list)
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        self.num_rows += len(rows)
+        self.num_tokens += sum(len(r.tokens) for r in rows)
+        self.num_loss_tokens += sum(r.num_loss_tokens for r in rows)
+
+    def add_gap(self, gap_BT: Tensor, mask_BT: Tensor) -> None:
+        self.gap += float(gap_BT.sum())
+        self.gap_max = max(self.gap_max, float(gap_BT.max()))
+        self.num_gap_tokens += int(mask_BT.sum())
+
+    def metrics(self) -> dict[str, float]:
+        steps = max(len(self.grad_norms), 1)
+        return {
+            "loss": self.loss / steps,
+            "kl": self.kl / steps,
+            "clipped": self.clipped / steps,
+            "entropy": self.entropy / max(self.num_loss_tokens, 1),
+            "logprob_gap": self.gap / max(self.num_gap_tokens, 1),
+            "logprob_gap_max": self.gap_max,
+            "grad_norm": sum(self.grad_norms) / steps,
+            "padding": sum(self.padding) / max(len(self.padding), 1),
+        }
+
+
+def update(
+    model: Decoder,
+    reference: Decoder | None,
+    optimizer: Optimizer,
+    rollouts: Sequence[Rollout],
+    advantages: Tensor,
+    config: GrpoConfig,
+    learning_rate: float,
+) -> Tally:
+    """`num_minibatches` optimizer steps, each on its share of the rollouts; groups stay together where they can."""
+    tally = Tally()
+    size = len(rollouts) // config.num_minibatches
+    parts = [
+        Minibatch(rollouts[i : i + size], advantages[i : i + size], config) for i in range(0, len(rollouts), size)
+    ]
+    if config.num_minibatches > 1 and config.old_logprobs == "recompute":
+        for part in parts:
+            part.remember_old_logprobs(model)
+    for part in parts:
+        for number in range(len(part.batches)):
+            part.backward(model, reference, number, tally)
+        if tally.loss != tally.loss:
+            optimizer.zero_grad()
+            raise TrainingDiverged("the policy loss is NaN")
+        tally.grad_norms.append(optimizer.step(learning_rate))
+        tally.padding.append(padding_share(part.batches, part.rows))
+        tally.add_rows(part.rows)
+    return tally
+
+
+class Minibatch:
+    """The rollouts of one optimizer step, laid out as microbatches, with the counts its loss divides by."""
+
+    def __init__(self, rollouts: Sequence[Rollout], advantages: Tensor, config: GrpoConfig) -> None:
+        self.config = config
+        self.counts = StepCounts(sum(r.num_tokens for r in rollouts), len(rollouts), config.max_completion_tokens)
+        # without a KL term a rollout of advantage 0 has no gradient: it counts above, and is not computed
+        kept = [i for i in range(len(rollouts)) if config.kl_coef > 0 or advantages[i] != 0]
+        self.rollouts, self.advantages = [rollouts[i] for i in kept], advantages[kept]
+        self.rows = [r.row for r in self.rollouts]
+        self.batches = microbatches(self.rows, config.max_microbatch_tokens)
+        self.old_logprobs: list[Tensor] = []
+        self.loss_params = PolicyLossParams(
+            config.loss, config.normalizer, config.clip_eps_low, config.clip_eps_high, config.kl_coef, config.tis_cap
+        )
+
+    @torch.no_grad()
+    def remember_old_logprobs(self, model: Decoder) -> None:
+        """The policy's logprobs before the first optimizer step of this rollout batch."""
+        temperature = self.config.temperature
+        self.old_logprobs = [
+            completion_logprobs(model, b.tokens_BT, b.loss_mask_BT, temperature)[0] for b in self.batches
+        ]
+
+    def backward(self, model: Decoder, reference: Decoder | None, number: int, tally: Tally) -> None:
+        """Adds microbatch `number`'s gradient, with the whole step's denominators."""
+        config, batch = self.config, self.batches[number]
+        tokens_BT, mask_BT = batch.tokens_BT, batch.loss_mask_BT
+        logprobs_BT, entropy_BT = completion_logprobs(model, tokens_BT, mask_BT, config.temperature)
+        sampled_BT, rollout_logprobs_BT = self._rollout_logprobs(batch)
+        ref_logprobs_BT = None
+        if reference is not None:
+            with torch.no_grad():
+                ref_logprobs_BT, _ = completion_logprobs(reference, tokens_BT, mask_BT, config.temperature)
+        result = policy_loss(
+            logprobs_BT,
+            self._old_logprobs(number, logprobs_BT, rollout_logprobs_BT),
+            F.pad(self.advantages[batch.rows], (0, len(mask_BT) - len(batch.rows))),
+            mask_BT,
+            self.counts,
+            self.loss_params,
+            ref_logprobs_BT,
+            sampled_BT,
+        )
+        result.loss.backward()
+        tally.loss += float(result.loss.detach())
+        tally.kl += float(result.kl)
+        tally.clipped += float(result.clipped)
+        tally.entropy += float(entropy_BT.sum())
+        if not tally.grad_norms:
+            # before the first optimizer step engine and trainer hold the same weights
+            tally.add_gap((logprobs_BT.detach() - rollout_logprobs_BT).abs(), mask_BT)
+
+    def _rollout_logprobs(self, batch: Microbatch) -> tuple[Tensor, Tensor]:
+        """[B, T] logprobs of the sampled tokens under the engine's sampling distribution, and under the whole softmax."""
+        sampled_BT = lay_out([r.completion.logprobs for r in self.rollouts], batch)
+        log_kept = [[math.log(mass) for mass in r.completion.kept_mass] for r in self.rollouts]
+        return sampled_BT, sampled_BT + lay_out(log_kept, batch)
+
+    def _old_logprobs(self, number: int, logprobs_BT: Tensor, rollout_logprobs_BT: Tensor) -> Tensor:
+        """The policy before this rollout batch's first optimizer step; with a single one that is the policy now."""
+        if self.config.num_minibatches == 1:
+            return logprobs_BT.detach()
+        return rollout_logprobs_BT if self.config.old_logprobs == "rollout" else self.old_logprobs[number]

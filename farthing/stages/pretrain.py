@@ -1,0 +1,67 @@
+"""Random weights and a procedural mixture -> a base model. Next-token cross-entropy on the completions of documents.
+
+`sft` is the same loop from given weights; only where the recipe's stage starts differs.
+"""
+
+from farthing.config import CorpusStageConfig
+from farthing.data.batches import Row, microbatches, padding_share
+from farthing.data.corpus import Corpus
+from farthing.engine.engine import Engine
+from farthing.errors import TrainingDiverged
+from farthing.loss import cross_entropy
+from farthing.models.decoder import Decoder
+from farthing.models.head import completion_logprobs
+from farthing.optim import Optimizer
+from farthing.stages.stage import Stage, held_out, is_due, training_flops
+from farthing.tasks.stream import ProblemStream
+
+
+def train(stage: Stage[CorpusStageConfig]) -> None:
+    """documents -> batches -> cross-entropy -> AdamW, with evaluations and checkpoints when due."""
+    run, config, model = stage.run, stage.config, stage.model
+    with run.phase("setup"):
+        model.recompute_activations = config.recompute_activations
+        optimizer = stage.optimizer()
+        stream = ProblemStream(config.tasks, stage.seed, config.test_share)
+        corpus = Corpus(stream, stage.renderer, config.styles)
+        engine = Engine(model, stage.renderer.tokenizer)
+        problems = held_out(stream, config.eval)
+        parts = {"optimizer": optimizer, "stream": stream}
+        first = stage.resume(parts)
+
+    score = None
+    for step in run.steps(config.num_steps, first):
+        with run.phase("update") as spent:
+            rows = corpus.take(config.batch_documents)
+            learning_rate = stage.learning_rate(step)
+            loss, grad_norm, padding = update(model, optimizer, rows, config.max_microbatch_tokens, learning_rate)
+            num_tokens = sum(len(r.tokens) for r in rows)
+            num_loss_tokens = sum(r.num_loss_tokens for r in rows)
+            flops = training_flops(model, num_tokens, len(rows), num_loss_tokens)
+            run.count(tokens_trained=num_tokens, model_flops=flops)
+        run.log(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, padding=padding, documents=stream.cursor)
+        run.log(train_tokens_per_s=num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
+        if config.eval is not None and is_due(step, config.eval.every):
+            score = stage.quick_eval(engine, problems, config.eval)
+        stage.checkpoint(step, parts, score)
+
+    after = {} if config.eval is None else {"after": stage.evaluate_once("after", engine, problems, config.eval)}
+    stage.finish(after, {"documents": stream.cursor})
+
+
+def update(
+    model: Decoder, optimizer: Optimizer, rows: list[Row], max_tokens: int, learning_rate: float
+) -> tuple[float, float, float]:
+    """One optimizer step on `rows` -> (loss in nats per token, gradient norm, share of padding)."""
+    num_loss_tokens = sum(r.num_loss_tokens for r in rows)
+    batches = microbatches(rows, max_tokens)
+    total = 0.0
+    for batch in batches:
+        logprobs_BT, _ = completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT)
+        loss = cross_entropy(logprobs_BT, num_loss_tokens)
+        loss.backward()
+        total += float(loss.detach())
+    if total != total:
+        optimizer.zero_grad()
+        raise TrainingDiverged("the loss is NaN")
+    return total, optimizer.step(learning_rate), padding_share(batches, rows)

@@ -1,0 +1,200 @@
+"""What every stage does around its loop: evaluate before and after, resume, checkpoint, hand over a model folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from farthing.checkpoint import CheckpointStore
+from farthing.config import EvalConfig, GrpoConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.engine.engine import Engine
+from farthing.engine.sampler import SamplingParams
+from farthing.errors import TrainingDiverged
+from farthing.eval.evaluate import Evaluation, evaluate
+from farthing.models.decoder import Decoder
+from farthing.models.huggingface import save_model, weights_sha256
+from farthing.optim import Optimizer, learning_rate
+from farthing.precision import Precision
+from farthing.renderer import Renderer
+from farthing.run import Run, append_line, read_json, write_json
+from farthing.tasks.problem import Problem
+from farthing.tasks.stream import ProblemStream
+
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
+SAMPLES_KEPT = 8
+
+
+class Stateful(Protocol):
+    """What a checkpoint covers."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+@dataclass
+class Stage(Generic[ConfigT]):
+    """One stage of a run with what it works on. `parts` are what its checkpoints hold, by name."""
+
+    run: Run
+    name: str
+    config: ConfigT
+    model: Decoder
+    renderer: Renderer
+    precision: Precision
+    peak_flops: float
+
+    @property
+    def seed(self) -> int:
+        return self.run.recipe.seed
+
+    # before the loop -------------------------------------------------------------------------------------------------
+
+    def optimizer(self) -> Optimizer:
+        o = self.config.optim
+        return Optimizer(
+            self.model,
+            self.precision,
+            betas=(o.beta1, o.beta2),
+            eps=o.eps,
+            weight_decay=o.weight_decay,
+            clip_norm=o.clip_norm,
+        )
+
+    def learning_rate(self, step: int) -> float:
+        o: OptimConfig = self.config.optim
+        return learning_rate(
+            step,
+            peak=o.learning_rate,
+            num_steps=self.config.num_steps,
+            warmup_steps=o.warmup_steps,
+            schedule=o.schedule,
+            final=o.final_share,
+        )
+
+    def resume(self, parts: Mapping[str, Stateful]) -> int:
+        """Loads the newest whole checkpoint into `parts` -> the first step to run; opens the attempt on the ledger."""
+        last = self.store().load_last()
+        if last is not None:
+            for name, part in parts.items():
+                part.load_state_dict(last.state[name])
+            torch.set_rng_state(last.state["torch_rng"])
+        first = 0 if last is None else last.step + 1
+        self.run.begin_stage(self.name, self.config, first)
+        return first
+
+    # in the loop -------------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, step: int, parts: Mapping[str, Stateful], score: float | None) -> None:
+        """Saves when it is due, on the clock; a model with NaN in it is never saved."""
+        c = self.config.checkpoint
+        if not self.run.checkpoint_due(step, c.every, self.config.num_steps):
+            return
+        with self.run.phase("checkpoint"):
+            self.require_finite(step)
+            state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+            state["torch_rng"] = torch.get_rng_state()
+            state["ledger_head"] = list(self.run.ledger.head())
+            self.store().save(step, state, score)
+
+    def require_finite(self, step: int) -> None:
+        for name, parameter in self.model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise TrainingDiverged(f"weight {name} is not finite after step {step}")
+
+    def store(self) -> CheckpointStore:
+        c = self.config.checkpoint
+        return CheckpointStore(self.run.checkpoints_dir(self.name), c.keep_last, c.keep_best, self.run.message)
+
+    # evaluation --------------------------------------------------------------------------------------------------------
+
+    def evaluate_once(self, label: str, engine: Engine, problems: list[Problem], config: EvalConfig) -> dict[str, Any]:
+        """The full evaluation, kept in STAGE/eval_LABEL.json so that a resumed attempt need not repeat it."""
+        path = self.run.stage_dir(self.name) / f"eval_{label}.json"
+        if path.is_file():
+            kept: dict[str, Any] = read_json(path)
+            return kept
+        with self.run.phase("eval"):
+            evaluation = self._evaluate(engine, problems, config, config.samples)
+        self._keep_samples(label, evaluation)
+        result = evaluation.result.to_json()
+        write_json(path, result)
+        return result
+
+    def quick_eval(self, engine: Engine, problems: list[Problem], config: EvalConfig) -> float:
+        """One sample of the first few problems, for the curve -> accuracy."""
+        with self.run.phase("eval"):
+            result = self._evaluate(engine, problems[: config.quick_problems], config, 1).result
+        self.run.log(
+            eval_accuracy=result.pass_at_1,
+            eval_format=result.format_only,
+            eval_completion_tokens=result.mean_completion_tokens,
+        )
+        return result.pass_at_1
+
+    def _evaluate(self, engine: Engine, problems: list[Problem], config: EvalConfig, samples: int) -> Evaluation:
+        max_tokens, stop, reward = self._completion_rules()
+        params = SamplingParams(config.temperature, config.top_p, 0, max_tokens, stop)
+        evaluation = evaluate(engine, self.renderer, problems, reward, params, samples)
+        self.run.count(
+            tokens_in=evaluation.tokens_in,
+            tokens_out=evaluation.tokens_out,
+            model_flops=generation_flops(self.model, evaluation.tokens_in, evaluation.tokens_out, len(problems)),
+        )
+        return evaluation
+
+    def _completion_rules(self) -> tuple[int, tuple[str, ...], RewardConfig]:
+        config: Any = self.config
+        stop = tuple(config.stop) if isinstance(config, GrpoConfig) else ()
+        return config.max_completion_tokens, stop, config.reward
+
+    def _keep_samples(self, label: str, evaluation: Evaluation) -> None:
+        for group in evaluation.groups_P[:SAMPLES_KEPT]:
+            rollout = group[0]
+            row = {
+                "stage": self.name,
+                "eval": label,
+                "question": rollout.problem.question,
+                "answer": rollout.problem.answer,
+                "completion": rollout.text,
+                "accuracy": rollout.reward.accuracy if rollout.reward else None,
+                "stop_reason": str(rollout.completion.stop_reason),
+            }
+            append_line(self.run.dir / "samples.jsonl", row)
+
+    # after the loop ----------------------------------------------------------------------------------------------------
+
+    def finish(self, evals: dict[str, dict[str, Any]], metrics: Mapping[str, float]) -> None:
+        """Writes the stage's model folder and result; only then is its training state dropped."""
+        with self.run.phase("checkpoint"):
+            self.require_finite(self.config.num_steps - 1)
+            folder = self.run.stage_dir(self.name) / "model"
+            facts = {"recipe": self.run.recipe.name, "stage": self.name, "seed": str(self.seed)}
+            save_model(self.model, self.renderer.tokenizer, folder, facts)
+        result: dict[str, Any] = {"weights_sha256": weights_sha256(self.model), "metrics": dict(metrics)}
+        if evals:
+            result["eval"] = evals
+        self.run.end_stage(result)
+        self.store().clear()
+
+
+def held_out(stream: ProblemStream, config: EvalConfig | None) -> list[Problem]:
+    return [] if config is None else stream.held_out(config.num_problems)
+
+
+def is_due(step: int, every: int) -> bool:
+    return every > 0 and (step + 1) % every == 0
+
+
+def generation_flops(model: Decoder, tokens_in: int, tokens_out: int, num_prompts: int) -> int:
+    """FLOPs of prefilling and sampling; contexts are taken at their means."""
+    prompt = tokens_in / max(num_prompts, 1)
+    prefill = model.shape.forward_flops(tokens_in, prompt / 2, num_prompts)
+    return prefill + model.shape.forward_flops(tokens_out, prompt, tokens_out)
+
+
+def training_flops(model: Decoder, num_tokens: int, num_rows: int, num_loss_tokens: int) -> int:
+    """Forward and backward: three times the forward pass. Recomputed activations are not counted (model FLOPs)."""
+    context = num_tokens / max(num_rows, 1) / 2
+    return 3 * model.shape.forward_flops(num_tokens, context, num_loss_tokens)
+

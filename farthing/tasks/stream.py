@@ -1,0 +1,63 @@
+"""The tasks of a recipe -> a stream of training problems with a cursor, and a set of held-out ones.
+
+A recipe's task is a single task or a curriculum; the stream mixes several by weight. What the cursor's n-th problem is depends
+on the seed and on what the curricula have unlocked, so the state of a stream is its cursor and theirs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from farthing.config import TaskConfig
+from farthing.tasks.mixture import Curriculum, Mixture
+from farthing.tasks.problem import Problem
+from farthing.tasks.source import open_levels, open_task
+from farthing.tasks.task import Drawable, SplitTask, test_set
+
+
+class ProblemStream:
+    """Training problems in order of `cursor`; `record` lets curricula learn how they were solved."""
+
+    def __init__(self, tasks: Sequence[TaskConfig], seed: int, test_share: float) -> None:
+        self.seed, self.test_share = seed, test_share
+        self.cursor = 0
+        self._mixture = Mixture([(open_drawable(task), task.weight) for task in tasks])
+
+    def take(self, count: int) -> list[Problem]:
+        first = self.cursor
+        self.cursor += count
+        return [
+            self._mixture.draw("train", index, self.seed, self.test_share) for index in range(first, self.cursor)
+        ]
+
+    def held_out(self, count: int) -> list[Problem]:
+        """`count` distinct problems that training never draws, the same for every seed of the recipe."""
+        return test_set(self._mixture, count, seed=0, test_share=self.test_share)
+
+    def record(self, problem: Problem, accuracy: float) -> bool:
+        """Tells a problem's curriculum how it went; True where that opened a new level."""
+        opened = [c.record(problem, accuracy) for c in self._curricula if c.owns(problem)]
+        return any(opened)
+
+    @property
+    def level(self) -> int | None:
+        """The lowest newest level of the curricula, None without any."""
+        return min((c.level for c in self._curricula), default=None)
+
+    @property
+    def _curricula(self) -> list[Curriculum]:
+        return [source for source, _ in self._mixture.sources if isinstance(source, Curriculum)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cursor": self.cursor, "curricula": [c.state_dict() for c in self._curricula]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.cursor = int(state["cursor"])
+        for curriculum, saved in zip(self._curricula, state["curricula"], strict=True):
+            curriculum.load_state_dict(saved)
+
+
+def open_drawable(task: TaskConfig) -> Drawable:
+    if not task.levels:
+        return SplitTask(open_task(task.spec, task.config))
+    levels = open_levels(task.spec, list(task.levels), task.config)
+    return Curriculum(levels, task.promote_at, task.window, task.current_share)

@@ -1,0 +1,119 @@
+"""Text <-> token ids, kept as a Hugging Face `tokenizer.json` + `tokenizer_config.json` that AutoTokenizer loads."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers
+
+from farthing.errors import ModelError
+
+THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE = "<think>", "</think>", "<answer>", "</answer>"
+END_OF_TEXT = "<|endoftext|>"
+TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
+
+
+@dataclass
+class Tokenizer:
+    """A `tokenizers.Tokenizer` with the few facts generation needs: what ends a text, how chats are laid out."""
+
+    backend: tokenizers.Tokenizer
+    eos_id: int
+    bos_id: int | None = None
+    chat_template: str | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` as it stands: nothing is added in front or behind."""
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(e.ids) for e in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`; tags stay, the end-of-text token is dropped."""
+        return str(self.backend.decode([i for i in ids if i != self.eos_id], skip_special_tokens=False))
+
+    def token(self, token_id: int) -> str:
+        return str(self.backend.id_to_token(token_id))
+
+    @classmethod
+    def characters(cls, alphabet: str) -> "Tokenizer":
+        """One token a character of `alphabet`, one a tag, one for end of text (also what unknown characters become)."""
+        vocab = {END_OF_TEXT: 0, **{tag: i for i, tag in enumerate(TAGS, start=1)}}
+        vocab |= {char: i for i, char in enumerate(sorted(set(alphabet)), start=len(vocab))}
+        backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=END_OF_TEXT))
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        backend.decoder = decoders.Fuse()
+        backend.add_special_tokens([END_OF_TEXT])
+        backend.add_tokens([tokenizers.AddedToken(tag, normalized=False) for tag in TAGS])
+        return cls(backend, eos_id=0)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Reads `tokenizer.json` (needed), `tokenizer_config.json`, `chat_template.jinja`, `config.json` (for ids)."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(
+                f"{folder} has no tokenizer.json; a model folder needs one. "
+                "Save the tokenizer with transformers' save_pretrained (fast tokenizer), then try again"
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for a file it cannot read
+            raise ModelError(f"{path} cannot be read: {error}; copy it again from its source") from error
+        # tokenizer.json remembers how its author last padded or cut; we never want either
+        backend.no_padding()
+        backend.no_truncation()
+        config = _read_json(folder / "tokenizer_config.json")
+        eos_id = _token_id(backend, config.get("eos_token"))
+        if eos_id is None:
+            eos = _read_json(folder / "config.json").get("eos_token_id")
+            eos_id = eos[0] if isinstance(eos, list) else eos
+        if eos_id is None:
+            raise ModelError(f"{folder} names no end-of-text token; set eos_token in tokenizer_config.json")
+        template_file = folder / "chat_template.jinja"
+        template = template_file.read_text() if template_file.is_file() else config.get("chat_template")
+        if isinstance(template, list):  # several named templates; the one for plain chat is called "default"
+            template = next((named["template"] for named in template if named.get("name") == "default"), None)
+        return cls(backend, int(eos_id), _token_id(backend, config.get("bos_token")), template)
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load`, and transformers' AutoTokenizer, read."""
+        self.backend.save(str(folder / "tokenizer.json"))
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": self.token(self.eos_id),
+            "pad_token": self.token(self.eos_id),
+            "clean_up_tokenization_spaces": False,
+        }
+        if self.bos_id is not None:
+            config["bos_token"] = self.token(self.bos_id)
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        loaded = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}; copy it again from its source") from error
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(loaded).__name__}")
+    return loaded
+
+
+def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:
+    """tokenizer_config.json writes a token as a string or as {"content": string}."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return None if token is None else backend.token_to_id(str(token))
