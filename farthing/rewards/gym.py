@@ -34,6 +34,7 @@ EVALUATES_ANSWER: dict[str, str] = {
 }
 """Datasets whose scorer executes the model's text, and with what. None of these scorers is ever called."""
 
+
 def same_text(answer: str, entry: Entry) -> bool:
     return bool(answer.strip() == str(entry["answer"]).strip())
 

@@ -72,7 +72,7 @@ class GymTask:
             raise DataError(f"gym:{dataset} cannot be a task: {REFUSED[dataset]}.")
         if dataset in HASH_ORDERED and not os.environ.get("PYTHONHASHSEED", "").isdigit():
             raise DataError(
-                f"the items of gym:{dataset} depend on Python's hash seed, so that a resumed run would see other problems. "
+                f"the items of gym:{dataset} depend on Python's hash seed: a resumed run would see other problems. "
                 "Set the environment variable PYTHONHASHSEED=0 for every attempt of the run, or choose another dataset."
             )
         fields = {field.name for field in dataclasses.fields(DATASETS[dataset][1])} - OURS

@@ -38,7 +38,7 @@ def test_good_lines(tmp_path: Path) -> None:
         ({**GOOD, "question": " "}, "'question' is empty"),
         ({**GOOD, "verifier": "numbr"}, "unknown verifier 'numbr'"),
         ({**GOOD, "extra": 1}, "unknown key 'extra'"),
-        ({**GOOD, "choices": ["a", "b"]}, "the verifier is \"choice\""),
+        ({**GOOD, "choices": ["a", "b"]}, 'the verifier is "choice"'),
         ({**GOOD, "verifier": "choice", "choices": ["a"]}, "needs 2 to 26 texts"),
         ({**GOOD, "answer": "3"}, "with another answer"),
     ],

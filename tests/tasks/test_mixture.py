@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from farthing.errors import DataError
-from farthing.tasks import Curriculum, Mixture, Problem
+from farthing.tasks import Curriculum, Mixture, Problem, SplitTask
 
 
 @dataclass
@@ -30,18 +30,20 @@ def counts(source: Mixture | Curriculum, split: str, n: int = 2_000) -> dict[str
 
 
 def test_weights_are_kept() -> None:
-    assert counts(Mixture([(A, 3.0), (B, 1.0)]), "train") == pytest.approx({"a": 0.75, "b": 0.25}, abs=0.04)
+    assert counts(Mixture([(SplitTask(A), 3.0), (SplitTask(B), 1.0)]), "train") == pytest.approx(
+        {"a": 0.75, "b": 0.25}, abs=0.04
+    )
 
 
 def test_a_mixture_is_deterministic() -> None:
-    first, again = Mixture([(A, 1.0), (B, 1.0)]), Mixture([(A, 1.0), (B, 1.0)])
+    first, again = (Mixture([(SplitTask(A), 1.0), (Curriculum([B, C]), 1.0)]) for _ in range(2))
     assert [first.draw("train", i, 5, 0.2) for i in range(50)] == [again.draw("train", i, 5, 0.2) for i in range(50)]
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
 def test_bad_weights(weight: float) -> None:
     with pytest.raises(DataError, match="weight"):
-        Mixture([(A, weight)])
+        Mixture([(SplitTask(A), weight)])
 
 
 def master(curriculum: Curriculum, accuracy: float, n: int) -> list[bool]:
@@ -71,6 +73,14 @@ def test_train_draws_from_unlocked_levels_and_test_from_all() -> None:
     curriculum.level = 2
     assert counts(curriculum, "train") == pytest.approx({"a": 0.25, "b": 0.25, "c": 0.5}, abs=0.04)
     assert [curriculum.draw("test", i, 1, 0.2) for i in range(50)] == before
+
+
+def test_a_curriculum_knows_its_own_problems() -> None:
+    first, other = Curriculum([A, B]), Curriculum([B, C])
+    problem = first.draw("train", 0, 1, 0.2)
+    assert first.owns(problem)
+    assert not other.owns(problem)
+    assert not first.owns(Problem("q", "a", "t"))
 
 
 def test_state_round_trip() -> None:

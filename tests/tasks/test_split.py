@@ -36,7 +36,7 @@ def test_a_test_set_is_distinct_and_deterministic() -> None:
     problems = test_set(SplitTask(SUMS), 20, seed=3, test_share=0.3)
     assert len({problem.content_hash for problem in problems}) == 20
     assert problems == test_set(SplitTask(SUMS), 20, seed=3, test_share=0.3)
-    assert test_set(Mixture([(SUMS, 1.0)]), 20, seed=3, test_share=0.3) == problems
+    assert test_set(Mixture([(SplitTask(SUMS), 1.0)]), 20, seed=3, test_share=0.3) == problems
 
 
 def test_a_small_space_says_how_many_there_are() -> None:

@@ -1,0 +1,177 @@
+"""Steps of a run -> what a person sees while it goes: a rich table, plain lines, or tensorboard curves."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from farthing.config import StageConfig
+from farthing.errors import RecipeError
+from farthing.metrics import METRICS
+from farthing.run import Metrics
+
+COLUMNS: dict[str, tuple[str, str]] = {
+    "loss": ("loss", "{:.3f}"),
+    "reward": ("reward", "{:.3f}"),
+    "accuracy": ("correct", "{:.1%}"),
+    "eval_accuracy": ("held-out", "{:.1%}"),
+    "completion_tokens": ("length", "{:.1f}"),
+    "entropy": ("entropy", "{:.3f}"),
+    "logprob_gap": ("gap", "{:.0e}"),
+    "rollout_tokens_per_s": ("sample t/s", "{:,.0f}"),
+    "train_tokens_per_s": ("train t/s", "{:,.0f}"),
+    "step_time": ("s/step", "{:.1f}"),
+}
+"""Metric -> its heading and format in the table; those a stage does not log are left out."""
+
+ROWS_SHOWN = 12
+
+
+class Pace:
+    """Steps done so far -> time and dollars still to come, at the recent pace."""
+
+    def __init__(self) -> None:
+        self.num_steps = self.done = 0
+        self._times: list[float] = []
+        self._usd: list[float] = []
+
+    def start(self, num_steps: int, first_step: int) -> None:
+        self.num_steps, self.done = num_steps, first_step
+        self._times, self._usd = [], []
+
+    def step(self, step: int, metrics: Metrics) -> None:
+        self.done = step + 1
+        self._times = [*self._times, metrics["step_time"]][-50:]
+        self._usd = [*self._usd, metrics["usd"]][-50:]
+
+    @property
+    def seconds_left(self) -> float:
+        return sum(self._times) / max(len(self._times), 1) * (self.num_steps - self.done)
+
+    @property
+    def usd_at_end(self) -> float:
+        """What the run will have cost when this stage ends."""
+        if len(self._usd) < 2:
+            return self._usd[-1] if self._usd else 0.0
+        per_step = (self._usd[-1] - self._usd[0]) / (len(self._usd) - 1)
+        return self._usd[-1] + per_step * (self.num_steps - self.done)
+
+
+def clock_text(seconds: float) -> str:
+    """75 -> 1:15, 3700 -> 1:01:40."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+class LiveTable:
+    """A table of the latest steps with a bar, the time left, and the money."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.pace = console, Pace()
+        self.stage, self._rows, self._last_held_out = "", [], 0.0
+        self._rows: list[tuple[int, Metrics]]
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "LiveTable":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.update(Text(""))
+        self._live.__exit__(None, None, None)
+
+    def on_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
+        self._print_last()
+        self.stage, self._rows = stage, []
+        self.pace.start(config.num_steps, first_step)
+        again = f", going on at step {first_step}" if first_step else ""
+        self.console.print(f"[bold]{stage}[/bold]: {config.num_steps} steps{again}")
+        self._live.update(Text("  preparing: held-out problems, first evaluation ..."))
+
+    def on_step(self, stage: str, step: int, metrics: Metrics) -> None:
+        self.pace.step(step, metrics)
+        self._rows = [*self._rows, (step, metrics)][-ROWS_SHOWN:]
+        self._live.update(self._render())
+
+    def on_message(self, text: str) -> None:
+        self.console.print(f"[yellow]{text}[/yellow]")
+
+    def _render(self) -> RenderableType:
+        shown = [name for name in COLUMNS if any(name in metrics for _, metrics in self._rows)]
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("step", justify="right")
+        for name in shown:
+            table.add_column(COLUMNS[name][0], justify="right")
+        for step, metrics in self._rows:
+            cells = [COLUMNS[name][1].format(metrics[name]) if name in metrics else "" for name in shown]
+            table.add_row(str(step + 1), *cells)
+        pace = self.pace
+        status = Text(
+            f"step {pace.done}/{pace.num_steps}   {clock_text(pace.seconds_left)} left   "
+            f"${self._rows[-1][1]['usd']:.4f} so far, about ${pace.usd_at_end:.4f} after this stage"
+        )
+        return Group(table, ProgressBar(total=pace.num_steps, completed=pace.done, width=60), status)
+
+    def _print_last(self) -> None:
+        """Leaves a stage's last step on the screen when the next stage begins."""
+        if self._rows:
+            step, metrics = self._rows[-1]
+            self.console.print(plain_line(self.stage, step, metrics, self.pace), style="dim")
+
+
+class PlainLines:
+    """One line a step, for logs; a step within the same second as the last line is left out, evaluations never are."""
+
+    def __init__(self, write: Callable[[str], object], min_gap_s: float = 1.0) -> None:
+        self.write, self.min_gap_s, self.pace = write, min_gap_s, Pace()
+        self._last = -min_gap_s
+
+    def on_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
+        self.pace.start(config.num_steps, first_step)
+        self.write(f"stage {stage}: {config.num_steps} steps, from step {first_step}")
+
+    def on_step(self, stage: str, step: int, metrics: Metrics) -> None:
+        self.pace.step(step, metrics)
+        now = time.monotonic()
+        if now - self._last >= self.min_gap_s or "eval_accuracy" in metrics or self.pace.done == self.pace.num_steps:
+            self._last = now
+            self.write(plain_line(stage, step, metrics, self.pace))
+
+    def on_message(self, text: str) -> None:
+        self.write(text)
+
+
+def plain_line(stage: str, step: int, metrics: Metrics, pace: Pace) -> str:
+    cells = [f"{head} {form.format(metrics[name])}" for name, (head, form) in COLUMNS.items() if name in metrics]
+    left = f"left {clock_text(pace.seconds_left)}  ${metrics['usd']:.4f} (~${pace.usd_at_end:.4f})"
+    return f"{stage} {step + 1}/{pace.num_steps}  {'  '.join(cells)}  {left}"
+
+
+class TensorBoard:
+    """Curves under RUN/tensorboard, one tag per metric and stage."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise RecipeError("--tensorboard needs the extra: pip install 'farthing[track]'") from error
+        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def on_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
+        self._writer.add_text(f"{stage}/config", f"```\n{config.model_dump_json(indent=2)}\n```")  # type: ignore[no-untyped-call]
+
+    def on_step(self, stage: str, step: int, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            unit = METRICS[name].unit
+            tag = f"{stage}/{name}" + (f" [{unit}]" if unit else "")
+            self._writer.add_scalar(tag, value, step)  # type: ignore[no-untyped-call]
+        self._writer.flush()  # type: ignore[no-untyped-call]
+
+    def on_message(self, text: str) -> None:
+        """Messages have no curve."""

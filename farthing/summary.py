@@ -1,0 +1,135 @@
+"""A run directory -> what `farthing show --json` prints. Reads files only; no torch."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from farthing.config import Recipe, parse_recipe
+from farthing.errors import RunError
+from farthing.ledger.bill import Bill, make_bill
+from farthing.ledger.entries import Ledger
+from farthing.run import read_json
+
+LAST_METRICS = ("step", "at", "attempt", "stage")
+
+
+def open_run(path: Path) -> Path:
+    """The directory itself, if it holds a run."""
+    if not (path / "run.json").is_file():
+        raise RunError(f"{path} is no run directory: it has no run.json. See yours with `farthing runs`")
+    return path
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Run directories below `root`, oldest first."""
+    found = [p.parent for p in root.glob("**/run.json")] if root.is_dir() else []
+    return sorted(found, key=lambda p: (p / "run.json").stat().st_mtime)
+
+
+def recipe_of(run_dir: Path) -> Recipe:
+    return parse_recipe(read_json(run_dir / "recipe.json"), where=str(run_dir / "recipe.json"))
+
+
+def bill_of(run_dir: Path) -> Bill:
+    """The bill, after the ledger's whole chain has been checked."""
+    info = read_json(run_dir / "run.json")
+    peaks = [v for k, v in info["machine"].items() if k.startswith("matmul_peak_flops")]
+    with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
+        ledger.verify()
+        return make_bill(ledger.entries(), peak_flops=peaks[0] if peaks else None)
+
+
+def read_metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """Rows of metrics.jsonl in order of writing; a last line that a kill cut short is left out."""
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def curves(run_dir: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Stage -> step -> metrics; where a step was done twice (after a kill), the last attempt's."""
+    stages: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in read_metrics(run_dir):
+        stages.setdefault(row["stage"], {})[row["step"]] = row
+    return {name: dict(sorted(steps.items())) for name, steps in stages.items()}
+
+
+def is_running(run_dir: Path) -> bool:
+    """Whether a process holds the run's lock."""
+    path = run_dir / "lock"
+    if not path.is_file():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def summarise_run(run_dir: Path) -> dict[str, Any]:
+    """status: complete | running | interrupted | failed | killed. usd as exact decimal strings."""
+    info, recipe, bill = read_json(run_dir / "run.json"), recipe_of(run_dir), bill_of(run_dir).to_json()
+    costs = {s["name"]: s for s in bill["stages"]}
+    steps = curves(run_dir)
+    stages = [
+        _stage(run_dir, name, config.kind, config.num_steps, costs.get(name), steps.get(name, {}))
+        for name, config in recipe.stages.items()
+    ]
+    digests = [s["weights_sha256"] for s in stages if s["weights_sha256"]]
+    return {
+        "run_dir": str(run_dir),
+        "name": info["name"],
+        "status": _status(run_dir, stages, bill["attempts"]),
+        "seed": info["seed"],
+        "recipe_sha256": info["recipe_sha256"],
+        "commit": info["commit"],
+        "created": info["created"],
+        "weights_sha256": digests[-1] if digests else None,
+        "total_usd": bill["total_usd"],
+        "held_s": bill["held_s"],
+        "num_attempts": len(bill["attempts"]),
+        "stages": stages,
+    }
+
+
+def _stage(
+    run_dir: Path, name: str, kind: str, num_steps: int, cost: dict[str, Any] | None, steps: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
+    path = run_dir / "stages" / name / "result.json"
+    result = read_json(path) if path.is_file() else None
+    last = steps[max(steps)] if steps else {}
+    metrics = {k: v for k, v in last.items() if k not in LAST_METRICS}
+    evals = {} if result is None else result.get("eval", {})
+    if result is None:
+        found = {p.stem.removeprefix("eval_"): read_json(p) for p in path.parent.glob("eval_*.json")}
+        evals = dict(sorted(found.items(), reverse=True))
+    stage = {
+        "name": name,
+        "kind": kind,
+        "status": "complete" if result else "started" if cost or steps else "waiting",
+        "steps_done": max(steps) + 1 if steps else 0,
+        "num_steps": num_steps,
+        "seconds": cost["held_s"] if cost else 0.0,
+        "usd": cost["usd"] if cost else str(Decimal(0)),
+        "weights_sha256": result["weights_sha256"] if result else None,
+        "metrics": metrics | (result["metrics"] if result else {}),
+    }
+    return stage | ({"eval": evals} if evals else {})
+
+
+def _status(run_dir: Path, stages: list[dict[str, Any]], attempts: list[dict[str, Any]]) -> str:
+    if all(s["status"] == "complete" for s in stages):
+        return "complete"
+    if is_running(run_dir):
+        return "running"
+    outcome = attempts[-1]["outcome"] if attempts else "killed"
+    return {"running": "killed", "ok": "interrupted"}.get(outcome, str(outcome))
