@@ -1,0 +1,87 @@
+"""A MODEL argument -> a model to use: a run directory (its newest weights), a checkpoint, or a Hugging Face folder."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from farthing.checkpoint import CheckpointStore, load_state
+from farthing.config import PromptConfig, Recipe
+from farthing.engine.engine import Engine
+from farthing.errors import ModelError
+from farthing.models.decoder import Decoder
+from farthing.models.huggingface import load_model
+from farthing.pipeline import base_folder, resolve_precision, scratch_model
+from farthing.precision import DTYPES
+from farthing.renderer import Renderer
+from farthing.summary import recipe_of
+from farthing.tokenizer import Tokenizer
+
+
+class Artefact(NamedTuple):
+    """A model with how it is asked; `recipe` and `stage` where it came out of a run."""
+
+    model: Decoder
+    renderer: Renderer
+    recipe: Recipe | None
+    stage: str | None
+
+    def engine(self, num_slots: int = 256) -> Engine:
+        return Engine(self.model, self.renderer.tokenizer, num_slots)
+
+
+def open_artefact(path: Path) -> Artefact:
+    """ModelError where `path` is none of the three."""
+    if (path / "run.json").is_file():
+        return _from_run(path)
+    if (path / "manifest.json").is_file():
+        run_dir = path.parents[2]
+        return _from_checkpoint(path, recipe_of(run_dir), path.parent.name, run_dir)
+    if (path / "config.json").is_file():
+        tokenizer = Tokenizer.load(path)
+        recipe, stage = _origin(path)
+        return Artefact(load_model(path), _renderer(tokenizer, recipe), recipe, stage)
+    raise ModelError(
+        f"{path} is no model: expected a run directory (run.json), a checkpoint (manifest.json) or a Hugging Face "
+        "folder (config.json). See your runs with `farthing runs`"
+    )
+
+
+def _from_run(run_dir: Path) -> Artefact:
+    """The newest checkpoint of the stage in progress, else the model of the last stage that is done."""
+    recipe = recipe_of(run_dir)
+    for stage in reversed(recipe.stages):
+        folder = run_dir / "stages" / stage / "model"
+        if folder.is_dir():
+            tokenizer = Tokenizer.load(folder)
+            dtype = DTYPES[resolve_precision(recipe)]
+            return Artefact(load_model(folder, dtype), _renderer(tokenizer, recipe), recipe, stage)
+        newest = CheckpointStore(run_dir / "checkpoints" / stage, 1, False, lambda _: None).newest()
+        if newest is not None:
+            return _from_checkpoint(newest, recipe, stage, run_dir)
+    raise ModelError(f"{run_dir} has no weights yet: no stage is done and there is no checkpoint; let it run on")
+
+
+def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> Artefact:
+    if recipe.model.source == "scratch":
+        model, tokenizer = scratch_model(recipe.model, recipe.seed)
+    else:
+        folder = base_folder(recipe.model, run_dir)
+        model, tokenizer = load_model(folder), Tokenizer.load(folder)
+    model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
+    model.to(DTYPES[resolve_precision(recipe)])
+    return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
+
+
+def _origin(folder: Path) -> tuple[Recipe | None, str | None]:
+    """RUN/stages/STAGE/model knows its run; a folder from elsewhere does not."""
+    if folder.name == "model" and len(folder.parents) > 2 and (folder.parents[2] / "run.json").is_file():
+        return recipe_of(folder.parents[2]), folder.parent.name
+    return None, None
+
+
+def _renderer(tokenizer: Tokenizer, recipe: Recipe | None) -> Renderer:
+    """As the recipe asks; without one by the model's chat template, or bare where it has none."""
+    if recipe is not None:
+        prompt = recipe.prompt
+    else:
+        prompt = PromptConfig(template="chat" if tokenizer.chat_template else "bare")
+    return Renderer(tokenizer, prompt.template, prompt.instruction, prompt.prefill)
