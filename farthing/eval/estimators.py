@@ -20,9 +20,9 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float]:
     With every value equal the spread is 0 and says nothing, so the Wilson interval of that many yes/no answers is used.
     """
     count, mean = len(values), fmean(values)
-    variance = sum((v - mean) ** 2 for v in values) / max(count - 1, 1)
-    if variance == 0:
+    if min(values) == max(values):
         return wilson_ci95(mean, count)
+    variance = sum((v - mean) ** 2 for v in values) / (count - 1)
     half = Z_95 * math.sqrt(variance / count)
     return max(0.0, mean - half), min(1.0, mean + half)
 

@@ -71,12 +71,12 @@ class GroupedQueryAttention(nn.Module):
         rows, tokens, _ = x_BTD.shape
         N, K = self.num_heads, self.num_kv_heads
         heads = self.qkv(x_BTD).view(rows, tokens, N + 2 * K, self.head_width)
-        v = heads[:, :, N + K :]
         if self.q_norm is not None and self.k_norm is not None:
-            q = rotate(self.q_norm(heads[:, :, :N]), *rope)
-            k = rotate(self.k_norm(heads[:, :, N : N + K]), *rope)
+            q, k, v = heads.split((N, K, K), dim=2)
+            q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
         else:
-            q, k = rotate(heads[:, :, : N + K], *rope).tensor_split((N,), dim=2)
+            qk, v = heads.split((N + K, K), dim=2)
+            q, k = rotate(qk, *rope).split((N, K), dim=2)
         attended = attend(self.layer, q, k, v)
         out_BTD: Tensor = self.out(attended.reshape(rows, tokens, N * self.head_width))
         return out_BTD

@@ -40,14 +40,16 @@ def completion_logprobs(
     At position t stands the logprob of token t + 1. The head sees only the positions under the mask, in a number rounded
     up to `ROUND_LOGITS` (the rest repeats position 0 and is thrown away), so that its matmuls see few shapes.
     """
-    hidden_BTD = model(tokens_BT)
-    positions_R = loss_mask_BT.flatten().nonzero().squeeze(1)
+    zeros_BT = torch.zeros(tokens_BT.shape, device=tokens_BT.device)
+    # a batch's width is rounded up, perhaps beyond the model's last position: what lies there is padding
+    held = tokens_BT[:, : model.shape.max_positions]
+    hidden_BTD = model(held)
+    positions_R = loss_mask_BT[:, : held.shape[1]].flatten().nonzero().squeeze(1)
     num_real = len(positions_R)
     positions_R = F.pad(positions_R, (0, -num_real % ROUND_LOGITS))
     hidden_RD = hidden_BTD.flatten(0, 1).index_select(0, positions_R)
-    targets_R = tokens_BT.roll(-1, dims=1).flatten()[positions_R]
+    targets_R = held.roll(-1, dims=1).flatten()[positions_R]
     logprobs_R, entropy_R = token_logprobs(model, hidden_RD, targets_R, temperature)
-    zeros_BT = torch.zeros(tokens_BT.shape, device=tokens_BT.device)
     return zeros_BT.masked_scatter(loss_mask_BT, logprobs_R[:num_real]), zeros_BT.masked_scatter(
         loss_mask_BT, entropy_R[:num_real]
     )

