@@ -5,7 +5,6 @@ Shapes: P prompts, G rollouts of each.
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 AdvantageKind = Literal["grpo", "mean_only", "rloo"]
@@ -36,6 +35,6 @@ def is_flat(rewards_PG: Tensor) -> Tensor:
 
 
 def overlong_penalty(num_tokens: Tensor, max_tokens: int, buffer_tokens: int) -> Tensor:
-    """Soft overlong punishment, DAPO (arXiv:2503.14476, eq. 13): 0 up to max - buffer, then linearly down to -1 at max."""
+    """Soft overlong punishment, DAPO (arXiv:2503.14476, eq. 13): 0 up to max - buffer, then linearly to -1 at max."""
     excess = (num_tokens.float() - (max_tokens - buffer_tokens)).clamp(min=0.0)
     return -(excess / buffer_tokens).clamp(max=1.0)

@@ -1,7 +1,7 @@
 """Logprobs and advantages -> the policy loss. The only file that divides by a token count.
 
-Every denominator is counted over the whole optimizer step before the first microbatch (`StepCounts`), so the update is the
-same for any split into microbatches, any padding and any order of rollouts.
+Every denominator is counted over the whole optimizer step before the first microbatch (`StepCounts`), so the update is
+the same for any split into microbatches, any padding and any order of rollouts.
 
 Shapes: B rollouts, T tokens. All [B, T] tensors are 0 where `loss_mask_BT` is False.
 """
@@ -104,7 +104,7 @@ def _surrogate(
     low, high = 1 - params.clip_eps_low, 1 + params.clip_eps_high
     clipped_ratio_BT = ratio_BT.clamp(low, high)
     if params.kind == "cispo":
-        # the clipped ratio is a weight, not a gate: every token keeps its gradient (MiniMax-M1, arXiv:2506.13585, eq. 4)
+        # the clipped ratio is a weight, not a gate: no token loses its gradient (MiniMax-M1, arXiv:2506.13585, eq. 4)
         return clipped_ratio_BT.detach() * advantages_B1 * logprobs_BT, ratio_BT != clipped_ratio_BT
     # PPO's pessimistic bound (arXiv:1707.06347, eq. 7); two bounds are DAPO's clip-higher (arXiv:2503.14476)
     free_BT, bound_BT = ratio_BT * advantages_B1, clipped_ratio_BT * advantages_B1

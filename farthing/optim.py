@@ -12,7 +12,9 @@ from farthing.precision import MasterWeights, Precision
 Schedule = Literal["constant", "cosine", "linear"]
 
 
-def learning_rate(step: int, *, peak: float, num_steps: int, warmup_steps: int, schedule: Schedule, final: float) -> float:
+def learning_rate(
+    step: int, *, peak: float, num_steps: int, warmup_steps: int, schedule: Schedule, final: float
+) -> float:
     """Linear warm-up from peak / warmup_steps, then `schedule` down to `final` * peak at the last step."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
@@ -45,7 +47,7 @@ class Optimizer:
         self._adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
 
     def step(self, learning_rate: float) -> float:
-        """Clips, updates, publishes and clears -> the gradient norm before clipping. NaN or infinity raises, changing nothing."""
+        """Clips, updates, publishes, clears -> the gradient norm before clipping. NaN or infinity raises, changing nothing."""
         grad_norm = torch.nn.utils.clip_grad_norm_(self.masters.params, self.clip_norm or math.inf)
         if not torch.isfinite(grad_norm):
             self.zero_grad()

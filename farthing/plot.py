@@ -1,10 +1,10 @@
 """A run directory -> one figure of its curves, as PNG and SVG. No torch, no display; the same run gives the same SVG.
 
 A block a stage: a large panel of what the stage is about, small ones beside it. Below: where the dollars went, by phase
-over the time the machine was held. Colours: Okabe and Ito's palette (Color Universal Design, 2008), told apart by everyone.
+over the time the machine was held. Colours: the palette of Okabe and Ito (2008), which colour-blind people tell apart.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec, SubplotSpec
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from farthing.config import GrpoConfig, StageConfig
@@ -27,7 +28,7 @@ from farthing.summary import curves, open_run, recipe_of
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, GREY, INK = "#CC79A7", "#56B4E9", "#F0E442", "#999999", "#333333"
 PHASE_COLOURS = dict(zip(PHASES, (GREY, BLUE, PURPLE, VERMILION, YELLOW, GREEN, SKY, "#DDDDDD"), strict=True))
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.hashsalt": "farthing",
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -99,16 +100,16 @@ GRPO_PANELS = (
           Line("eval_completion_tokens", "held out", VERMILION, is_sparse=True))),
     Panel("Entropy", (Line("entropy"),)),
     Panel("Policy loss", (Line("loss"),)),
-    Panel("Engine against trainer", (Line("logprob_gap", "mean"), Line("logprob_gap_max", "largest", ORANGE)), "log"),
-    Panel("Groups without signal", (Line("flat_groups", "flat groups"), Line("truncated", "truncated", ORANGE))),
+    Panel("Logprob gap", (Line("logprob_gap", "mean"), Line("logprob_gap_max", "largest", ORANGE)), "log"),
+    Panel("Flat groups, truncation", (Line("flat_groups", "flat groups"), Line("truncated", "truncated", ORANGE))),
     Panel("Speed", (Line("rollout_tokens_per_s", "sampling"), Line("train_tokens_per_s", "training", GREEN))),
 )  # fmt: skip
 CORPUS_HERO = Panel("Loss", (Line("loss"),))
 CORPUS_PANELS = (
     Panel("Held-out accuracy", (Line("eval_accuracy", "right answers", VERMILION, is_sparse=True),
           Line("eval_format", "well formed", GREY, is_sparse=True))),
-    Panel("Gradient norm", (Line("grad_norm"),), "log"),
-    Panel("Speed", (Line("train_tokens_per_s", "training", GREEN),)),
+    Panel("Gradient norm", (Line("grad_norm"),)),
+    Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)),
 )  # fmt: skip
 
 
@@ -160,16 +161,18 @@ def _span(stages: list[tuple[str, float, float]], stage: str, start: float, end:
     stages.append((stage, start, end))
 
 
-# layout ----------------------------------------------------------------------------------------------------------------
+# layout --------------------------------------------------------------------------------------------------------------
 
 
-def _figure(run_dir: Path, logged: dict[str, tuple[StageConfig, Rows]], spending: Spending) -> Figure:
+def _figure(run_dir: Path, logged: Mapping[str, tuple[StageConfig, Rows]], spending: Spending) -> Figure:
     num_rows = [2 if isinstance(config, GrpoConfig) else 1 for config, _ in logged.values()]
-    heights = [2.1 * n + 0.9 for n in num_rows] + [2.6]
-    figure = Figure(figsize=(15, sum(heights) + 0.9))
+    heights = [2.2 * n + 0.5 for n in num_rows] + [2.4]
+    gap = 1.15 * len(heights) / sum(heights)  # 1.15 inches for the heading of a block, as a share of the mean height
+    height = sum(heights) + 1.15 * (len(heights) - 1) + 1.8
+    figure = Figure(figsize=(15, height))
     grid = GridSpec(
-        len(heights), 1, figure, height_ratios=heights, left=0.05, right=0.98, hspace=0.34,
-        top=1 - 1.15 / figure.get_figheight(), bottom=0.5 / figure.get_figheight(),
+        len(heights), 1, figure, height_ratios=heights, hspace=gap, left=0.05, right=0.97,
+        top=1 - 1.3 / height, bottom=0.5 / height,
     )  # fmt: skip
     _heading(figure, run_dir, spending)
     for number, (name, (config, rows)) in enumerate(logged.items()):
@@ -183,7 +186,8 @@ def _heading(figure: Figure, run_dir: Path, spending: Spending) -> None:
     info = read_json(run_dir / "run.json")
     total = sum(values[-1] for values in spending.usd.values())
     commit = (info["commit"] or "no commit")[:10] + (" (changed)" if info["dirty"] else "")
-    facts = (f"seed {info['seed']}", f"{_duration(spending.hours[-1])} held", f"${total:.4f}", commit, info["created"][:10])
+    held = f"{_duration(spending.hours[-1])} held"
+    facts = (f"seed {info['seed']}", held, f"${total:.4f}", commit, info["created"][:10])
     height = figure.get_figheight()
     figure.text(0.05, 1 - 0.38 / height, info["name"], size=17, weight="bold")
     figure.text(0.05, 1 - 0.62 / height, "  ·  ".join(facts), size=9.5, color="#666666")
@@ -194,43 +198,36 @@ def _stage(
 ) -> None:
     is_grpo = isinstance(config, GrpoConfig)
     hero, panels = (GRPO_HERO, GRPO_PANELS) if is_grpo else (CORPUS_HERO, CORPUS_PANELS)
-    cells = place.subgridspec(2 if is_grpo else 1, COLUMNS, wspace=0.32, hspace=0.42)
+    cells = place.subgridspec(2 if is_grpo else 1, COLUMNS, wspace=0.42, hspace=0.42)
     large = figure.add_subplot(cells[:, :2])
     draw(large, hero, rows, config.num_steps)
-    kind = getattr(config, "kind", "")
     large.annotate(
-        f"{name}  ({kind}, {len(rows)} of {config.num_steps} steps)" if name != kind else f"{name}  ({len(rows)} steps)",
-        (0, 1), (0, 24), xycoords="axes fraction", textcoords="offset points", size=12, weight="bold", color=BLUE,
+        f"{name}  ·  {len(rows):,} of {config.num_steps:,} steps", (0, 1), (0, 26), xycoords="axes fraction",
+        textcoords="offset points", size=12.5, weight="bold", color=BLUE,
     )  # fmt: skip
     small = [figure.add_subplot(cells[i // 3, 2 + i % 3]) for i in range(len(panels))]
     for axes, panel in zip(small, panels, strict=True):
         draw(axes, panel, rows, config.num_steps)
     _evaluations(large if is_grpo else small[0], evals, config.num_steps)
     for axes in (large, *small):
-        if axes.get_legend_handles_labels()[1]:
+        if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(loc="best")
     for axes in (large, *small[-3:]):
         axes.set_xlabel("step")
 
 
-# panels ----------------------------------------------------------------------------------------------------------------
+# panels --------------------------------------------------------------------------------------------------------------
 
 
 def draw(axes: Axes, panel: Panel, rows: Rows, num_steps: int) -> None:
     """The panel's lines over steps, counted from 1; a metric that was not logged is left out."""
     axes.set_title(panel.title + _unit(panel.lines[0].metric))
     axes.set_xlim(0, max(num_steps, 2))
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    drawn = 0
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     for line in panel.lines:
         points = [(r["step"] + 1, r[line.metric]) for r in rows if line.metric in r]
         if points:
             _line(axes, line, *zip(*points, strict=True))
-            drawn += 1
-    if not drawn:
-        axes.text(0.5, 0.5, "not logged yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
-        axes.set_yticks([])
-        return
     if panel.scale == "log" and any(r.get(panel.lines[0].metric, 0) > 0 for r in rows):
         axes.set_yscale("log", nonpositive="mask")
     _limits(axes, panel)
@@ -253,13 +250,17 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def _limits(axes: Axes, panel: Panel) -> None:
-    """Shares from 0 to 1 where they reach far, everything but losses from 0, large numbers with a k."""
+    """Shares from 0 to 1, everything else but losses and logarithms from 0."""
     metric = panel.lines[0].metric
     low, high = axes.get_ylim()
-    if METRICS[metric].unit == "share" or metric == "reward":
-        axes.set_ylim(min(0.0, low), max(high, 1.02))
-    elif axes.get_yscale() == "linear" and metric != "loss":
-        axes.set_ylim(0, high * 1.05)
+    if METRICS[metric].unit == "share":
+        axes.set_ylim(0, 1.02)
+    elif metric == "reward":
+        axes.set_ylim(low if low < -0.1 else 0, max(high, 1.02))
+    elif metric == "loss":
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
+    elif axes.get_yscale() == "linear":
+        axes.set_ylim(0, max(high * 1.05, 1e-9))
     if METRICS[metric].unit == "share":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
     elif METRICS[metric].unit == "tokens/s":
@@ -279,11 +280,11 @@ def _evaluations(axes: Axes, evals: dict[str, dict[str, Any]], num_steps: int) -
         [step for step, _ in found], shares, yerr=(below, above), fmt="D", color=INK, markersize=6, capsize=4,
         linewidth=1.5, zorder=5, clip_on=False, label="full evaluation, 95% interval",
     )  # fmt: skip
+    halo = withStroke(linewidth=3, foreground="white")
     for step, e in found:
-        side = (8, 6) if step == 0 else (-8, 6)
         axes.annotate(
-            f"{e['pass_at_1']:.1%}", (step, e["ci95"][1]), side, textcoords="offset points", weight="bold",
-            ha="left" if step == 0 else "right", size=9,
+            f"{e['pass_at_1']:.1%}", (step, e["pass_at_1"]), (9, 0), textcoords="offset points", weight="bold",
+            size=9, va="center", zorder=6, annotation_clip=False, path_effects=[halo],
         )  # fmt: skip
 
 
@@ -292,7 +293,7 @@ def _unit(metric: str) -> str:
     return f" [{unit}]" if unit and unit != "share" else ""
 
 
-# money -----------------------------------------------------------------------------------------------------------------
+# money ---------------------------------------------------------------------------------------------------------------
 
 
 def _spending(axes: Axes, spending: Spending) -> None:
@@ -302,31 +303,37 @@ def _spending(axes: Axes, spending: Spending) -> None:
     total = sum(spending.usd[phase][-1] for phase in used)
     every = max(1, len(times) // MAX_POINTS)
     shown = [*range(0, len(times) - 1, every), len(times) - 1]
-    labels = [f"{phase}  {spending.usd[phase][-1] / total:.1%}" if total else phase for phase in used]
     stacks = [[spending.usd[phase][i] for i in shown] for phase in used]
-    axes.stackplot([times[i] for i in shown], stacks, labels=labels, colors=[PHASE_COLOURS[p] for p in used], linewidth=0)
-    axes.set_title(f"Where the ${total:.4f} went: cumulative dollars by phase")
+    colours = [PHASE_COLOURS[phase] for phase in used]
+    axes.stackplot([times[i] for i in shown], stacks, labels=used, colors=colours, linewidth=0.6, edgecolor="white")
+    axes.set_title(f"Where the ${total:.4f} went: dollars so far, by phase", pad=22)
     axes.set_xlabel(f"{unit} the machine was held")
     axes.set_xlim(0, max(times[-1], 1e-9))
-    axes.set_ylim(0, max(total * 1.18, 1e-12))
+    axes.set_ylim(0, max(total * 1.05, 1e-12))
     axes.yaxis.set_major_formatter(FuncFormatter(_dollars(total)))
-    handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(0.0, 0.97))
-    _marks(axes, spending, factor, total)
+    _shares(axes, spending, used, total)
+    _marks(axes, spending, factor)
 
 
-def _marks(axes: Axes, spending: Spending, factor: float, total: float) -> None:
+def _shares(axes: Axes, spending: Spending, used: Sequence[str], total: float) -> None:
+    """A legend in the order of the stack, with each phase's share."""
+    handles, _ = axes.get_legend_handles_labels()
+    labels = [f"{phase}  {spending.usd[phase][-1] / max(total, 1e-12):.1%}" for phase in used]
+    axes.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(0.005, 0.98))
+
+
+def _marks(axes: Axes, spending: Spending, factor: float) -> None:
     """Names above the stages, a line where each begins, a dashed one where another attempt began."""
-    end = spending.hours[-1]
+    end, above = spending.hours[-1], axes.get_xaxis_transform()
     named: set[str] = set()
-    for stage, start, stop in spending.stages:
-        if stage and (stage not in named or stop - start > 0.1 * end):
+    for stage, start, _ in spending.stages:
+        if stage and stage not in named:
             axes.axvline(start * factor, color=INK, linewidth=0.8)
-            axes.text((start + 0.004 * end) * factor, total * 1.08, stage, size=9, weight="bold", va="center")
+            axes.text(start * factor, 1.04, stage, transform=above, size=9.5, weight="bold", color=BLUE)
             named.add(stage)
     for number, hours in enumerate(spending.attempts, start=2):
-        axes.axvline(hours * factor, color=VERMILION, linewidth=1.2, linestyle="--")
-        axes.text((hours + 0.004 * end) * factor, total * 0.97, f"attempt {number}", size=8, color=VERMILION)
+        axes.axvline(hours * factor, color=INK, linewidth=1.2, linestyle="--")
+        axes.text((hours + 0.004 * end) * factor, 0.92, f"attempt {number}", transform=above, size=8)
 
 
 def _dollars(total: float) -> Callable[[float, Any], str]:

@@ -1,8 +1,8 @@
 """A model in fp32 or bf16 -> the same model, with fp32 master weights and gradients for the optimizer.
 
-In bf16 the module itself holds bf16 weights, which trainer and engine share, so no forward pass casts a weight. Gradients
-are added up in fp32 (a bf16 sum over microbatches loses small ones), the optimizer steps fp32 masters, and `publish`
-rounds these into the module: mixed precision as in arXiv:1710.03740, without loss scaling, which bf16 does not need.
+In bf16 the module itself holds bf16 weights, which trainer and engine share, so no forward pass casts a weight.
+Gradients are added up in fp32 (a bf16 sum over microbatches loses small ones), the optimizer steps fp32 masters, and
+`publish` rounds these into the module: mixed precision as in arXiv:1710.03740, without loss scaling, which bf16 does not need.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Problems -> groups of rollouts -> rewards. The reward line is `score_groups`; the rows the trainer learns from are `rows`.
+"""Problems -> groups of rollouts -> rewards. The reward line is `score_groups`; the trainer learns from `Rollout.row`.
 
 Shapes: P prompts, G rollouts of each.
 """

@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farthing.advantage import AdvantageKind, group_advantages, is_flat, overlong_penalty
@@ -38,6 +38,7 @@ def oracle(rewards: list[list[float]], kind: AdvantageKind) -> list[list[float]]
 
 
 @kinds
+@settings(deadline=None, max_examples=50)
 @given(rewards=reward_tables())
 def test_equals_the_oracle_and_sums_to_zero(kind: AdvantageKind, rewards: list[list[float]]) -> None:
     advantages = group_advantages(torch.tensor(rewards), kind)
@@ -47,6 +48,7 @@ def test_equals_the_oracle_and_sums_to_zero(kind: AdvantageKind, rewards: list[l
 
 
 @kinds
+@settings(deadline=None, max_examples=50)
 @given(reward=st.floats(-3, 3, width=32), size=st.integers(2, 33))
 def test_a_flat_group_gives_exact_zeros(kind: AdvantageKind, reward: float, size: int) -> None:
     rewards = torch.full((1, size), reward)
@@ -54,7 +56,7 @@ def test_a_flat_group_gives_exact_zeros(kind: AdvantageKind, reward: float, size
     assert is_flat(rewards).tolist() == [True]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(rewards=reward_tables(), scale=st.floats(0.1, 100), shift=st.floats(-5, 5))
 def test_grpo_ignores_scale_and_shift(rewards: list[list[float]], scale: float, shift: float) -> None:
     moved = group_advantages(torch.tensor(rewards) * scale + shift, "grpo")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farthing.data.batches import (
@@ -24,6 +24,7 @@ def rows_of(draw: st.DrawFn) -> list[Row]:
     return [Row([next(number) for _ in range(prompt + completion)], prompt) for prompt, completion in lengths]
 
 
+@settings(deadline=None)
 @given(rows=rows_of(), max_tokens=st.integers(1, 700))
 def test_every_row_once_and_never_too_big(rows: list[Row], max_tokens: int) -> None:
     batches = microbatches(rows, max_tokens)
@@ -37,6 +38,7 @@ def test_every_row_once_and_never_too_big(rows: list[Row], max_tokens: int) -> N
     assert lengths == sorted(lengths, reverse=True)
 
 
+@settings(deadline=None)
 @given(rows=rows_of(), max_tokens=st.integers(1, 700))
 def test_masks_point_at_the_completion_and_padding_is_blank(rows: list[Row], max_tokens: int) -> None:
     for batch in microbatches(rows, max_tokens):
@@ -51,6 +53,7 @@ def test_masks_point_at_the_completion_and_padding_is_blank(rows: list[Row], max
         assert not batch.loss_mask_BT[len(batch.rows) :].any()
 
 
+@settings(deadline=None)
 @given(rows=rows_of(), max_tokens=st.integers(1, 700))
 def test_values_are_laid_out_on_their_own_tokens(rows: list[Row], max_tokens: int) -> None:
     rows = [row for row in rows if row.num_prompt]

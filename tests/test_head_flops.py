@@ -1,4 +1,4 @@
-"""completion_logprobs against a plain log_softmax over everything, and the head's work against the positions it needs."""
+"""completion_logprobs against a plain log_softmax over everything; the head's work against the positions it needs."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def microbatches(rows: Sequence[Row], max_tokens: int) -> list[Microbatch]:
-    """All rows, longest first (a too big batch fails at once), each microbatch at most `max_tokens` with its padding."""
+    """All rows, longest first (a too big batch fails at once), each microbatch at most `max_tokens` with padding."""
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].tokens), i))
     batches: list[Microbatch] = []
     while order:

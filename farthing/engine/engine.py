@@ -63,7 +63,9 @@ class Engine:
         self._check_lengths(prompts, params)
         if not any(seeds):
             return [[] for _ in prompts]
-        longest = max(len(p) for p in prompts) + params.max_tokens
+        # rounded up, so that how many positions a decode step reads, and how its sums round, depends on this call alone
+        # and not on what the cache once held: a resumed attempt starts with an empty one
+        longest = round_up(max(len(p) for p in prompts) + params.max_tokens, ROUND_TOKENS)
         num_slots = min(self.num_slots, sum(len(s) for s in seeds))
         batch = _Batch(self, self._cache_for(num_slots, longest), num_slots, params)
         requests = [Request(i, prompt, list(s)) for i, (prompt, s) in enumerate(zip(prompts, seeds, strict=True))]
@@ -114,7 +116,7 @@ class _Batch:
     def run(self, requests: list[Request]) -> list[list[Completion]]:
         self.requests = requests
         self.done = [{} for _ in requests]
-        self.scheduler.submit(requests)
+        self.scheduler.submit([r for r in requests if r.seeds])
         while self.scheduler.has_work:
             self._admit()
             if self.scheduler.active:
@@ -171,8 +173,7 @@ class _Batch:
         riding = min(round_up(num_active, ROUND_SLOTS), self.scheduler.num_slots)
         positions = (self.prompt_length_S[:riding] + self.num_sampled_S[:riding] - 1).clamp_(min=0)
         positions[num_active:] = 0
-        longest = round_up(int(positions.max()) + 1, ROUND_TOKENS)
-        self.cache.begin_step(positions, min(longest, self.cache.num_positions))
+        self.cache.begin_step(positions, round_up(int(positions.max()) + 1, ROUND_TOKENS))
         last_tokens = self.tokens_ST[:riding].gather(1, (self.num_sampled_S[:riding] - 1).clamp_(min=0)[:, None])
         hidden = self.model(last_tokens, positions[:, None], self.cache.attend_decode)
         logits = self.model.logits(hidden[:, 0])[:num_active]

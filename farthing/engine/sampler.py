@@ -1,7 +1,8 @@
 """Logits -> sampled tokens, with the logprob each had under the distribution that was really sampled from.
 
-Every rollout owns a seed; its n-th token is drawn with the n-th number of a counter-based generator (SplitMix64, Steele et
-al. 2014), so what a rollout draws depends neither on its neighbours in the batch nor on any state that a resume must restore.
+Every rollout owns a seed; its n-th token is drawn with the n-th number of a counter-based generator (SplitMix64, Steele
+et al. 2014), so what a rollout draws depends neither on its neighbours in the batch nor on any state that a resume must
+restore.
 
 Shapes: B rows, V vocabulary.
 """
@@ -38,7 +39,7 @@ class Sampled(NamedTuple):
     tokens_B: Tensor
     """int64 [B]"""
     logprobs_B: Tensor
-    """fp32 [B]: log-probability under the temperature-scaled, truncated and renormalised distribution; 0 when greedy."""
+    """fp32 [B]: logprob under the temperature-scaled, truncated and renormalised distribution; 0 when greedy."""
     kept_mass_B: Tensor
     """fp32 [B]: probability that top-k and top-p left; logprob + log(kept mass) is the untruncated logprob."""
 
@@ -49,7 +50,8 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     if params.temperature == 0:
         zeros = torch.zeros(logits.shape[0], device=logits.device)
         return Sampled(logits.argmax(dim=-1), zeros, torch.ones_like(zeros))
-    probs = torch.softmax(logits.div_(params.temperature) if logits is not logits_BV else logits / params.temperature, -1)
+    scaled = logits / params.temperature if logits is logits_BV else logits.div_(params.temperature)
+    probs = torch.softmax(scaled, dim=-1)
     kept_mass = torch.ones(probs.shape[0], device=probs.device)
     if params.top_k or params.top_p < 1:
         probs = _truncate(probs, params.top_k, params.top_p)
@@ -58,7 +60,7 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     threshold = uniform(seeds_B, counters_B).unsqueeze(1) * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=probs.shape[1] - 1)
     chosen = probs.gather(1, tokens)
-    # rounding can land the threshold on a token of probability 0 (cut by top-p, or underflowed): take the likeliest instead
+    # rounding can land the threshold on a token of probability 0 (cut by top-p, or underflowed): take the likeliest
     missed = chosen.squeeze(1) <= 0
     if missed.any():
         tokens[missed] = probs[missed].argmax(dim=-1, keepdim=True)

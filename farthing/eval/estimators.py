@@ -1,4 +1,4 @@
-"""Correct counts per problem -> pass@k, and its confidence interval. Problems are the unit of uncertainty, not samples."""
+"""Correct counts per problem -> pass@k and its confidence interval, in which problems, not samples, are the unit."""
 
 import math
 from collections.abc import Sequence

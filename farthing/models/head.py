@@ -37,8 +37,8 @@ def completion_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Forward pass of a batch -> logprobs and entropies of the tokens that carry loss, [B, T], zero elsewhere.
 
-    At position t stands the logprob of token t + 1. The head sees only the positions under the mask, in a number rounded
-    up to `ROUND_LOGITS` (the rest repeats position 0 and is thrown away), so that its matmuls see few shapes.
+    At position t stands the logprob of token t + 1. The head sees only the positions under the mask, their number
+    rounded up to `ROUND_LOGITS` (the rest repeats position 0 and is thrown away), so that its matmuls see few shapes.
     """
     zeros_BT = torch.zeros(tokens_BT.shape, device=tokens_BT.device)
     # a batch's width is rounded up, perhaps beyond the model's last position: what lies there is padding

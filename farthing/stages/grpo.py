@@ -258,7 +258,7 @@ class Minibatch:
             tally.add_gap((logprobs_BT.detach() - rollout_logprobs_BT).abs(), mask_BT)
 
     def _rollout_logprobs(self, batch: Microbatch) -> tuple[Tensor, Tensor]:
-        """[B, T] logprobs of the sampled tokens under the engine's sampling distribution, and under the whole softmax."""
+        """[B, T] logprobs of the sampled tokens under the distribution they were drawn from, and under the whole softmax."""
         sampled_BT = lay_out([r.completion.logprobs for r in self.rollouts], batch)
         log_kept = [[math.log(mass) for mass in r.completion.kept_mass] for r in self.rollouts]
         return sampled_BT, sampled_BT + lay_out(log_kept, batch)

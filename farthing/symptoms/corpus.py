@@ -48,7 +48,7 @@ def loss_not_falling(c: StageCurves) -> Finding | None:
 
 def loss_rebound(c: StageCurves) -> Finding | None:
     means = c.stretches("loss")
-    if len(c.rows) < TREND_STEPS:
+    if len(c.rows) < TREND_STEPS or loss_not_falling(c) is not None:
         return None
     (best, at), (late, _) = min(means), means[-1]
     if late <= LOSS_REBOUND * best:

@@ -47,7 +47,8 @@ def no_gradient(c: StageCurves, config: GrpoConfig) -> Finding | None:
     if share < ALL_FLAT_STEPS:
         return None
     accuracy = fmean(r["accuracy"] for r in flat)
-    what = f"The loss of {c.name} is zero because every advantage is zero: all rewards of each group are equal"
+    loss = f"The loss of {c.name} is " + ("its KL term only" if config.kl_coef > 0 else "zero")
+    what = f"{loss} because every advantage is zero: all rewards of each group are equal"
     steps = f"{len(flat)} of {len(c.rows)} steps, first at step {flat[0]['step']}"
     evidence = f"every group flat in {steps}; accuracy there {number(accuracy)}"
     return Finding("problem", f"{what}, {_why_flat(accuracy)}", evidence, _mix(c, config, accuracy))
@@ -97,8 +98,8 @@ def truncation(c: StageCurves, config: GrpoConfig) -> Finding | None:
 
 
 def format_only(c: StageCurves, config: GrpoConfig) -> Finding | None:
-    late = c.ends("accuracy")[1]
-    if config.reward.format == 0 or c.gain("format") < GAIN or c.gain("accuracy") > STANDSTILL or late >= TOO_EASY:
+    is_better = c.gain("accuracy") > STANDSTILL or c.ends("accuracy")[1] >= TOO_EASY or c.is_curriculum()
+    if config.reward.format == 0 or c.gain("format") < GAIN or is_better:
         return None
     what = f"{c.name} learned the format and not the answers: the reward's rise is format only"
     less = c.set("reward.format", config.reward.format / 4)
@@ -162,7 +163,7 @@ def length(c: StageCurves, config: GrpoConfig) -> Finding | None:
     early, late = c.ends("completion_tokens")
     if early == 0 or SHORTER < late / early < LONGER or c.gain("accuracy") > STANDSTILL:
         return None
-    if min(c.ends("accuracy")) >= MASTERED:
+    if min(c.ends("accuracy")) >= MASTERED or c.is_curriculum():
         return None
     evidence = c.show("completion_tokens", "accuracy")
     if late > early:

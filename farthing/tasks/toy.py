@@ -13,29 +13,31 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def running_total(rng: random.Random, min_terms: int = 5, max_terms: int = 8, modulus: int = 100) -> Problem:
-    """`a47 b+5 c-8 d+3` : follow a number through signed one-digit changes, modulo 100. The chain is one total a letter."""
-    start = rng.randrange(modulus)
-    total, question, chain = start, [f"a{start:02d}"], [f"a{start:02d}"]
+    """`total a47 b5 c8?` -> `a47 b5 52 c8 60`: add one-digit terms to a number, modulo 100.
+
+    The chain names each term before it gives the new total, so that no step has to look up and add at once.
+    """
+    total = rng.randrange(modulus)
+    question, chain = [f"a{total:02d}"], [f"a{total:02d}"]
     for letter in LETTERS[1 : rng.randint(min_terms, max_terms)]:
-        change = rng.choice([-1, 1]) * rng.randint(1, 9)
-        total = (total + change) % modulus
-        question.append(f"{letter}{change:+d}")
-        chain.append(f"{letter}{total:02d}")
+        term = rng.randint(1, 9)
+        total = (total + term) % modulus
+        question.append(f"{letter}{term}")
+        chain.append(f"{letter}{term} {total:02d}")
     return Problem(f"total {' '.join(question)}?", f"{total:02d}", "running_total", chains=(" ".join(chain),))
 
 
 MOVES: dict[str, Callable[[str], str]] = {
     "L": lambda word: word[1:] + word[0],
-    "R": lambda word: word[-1] + word[:-1],
     "V": lambda word: word[::-1],
-    "S": lambda word: word[-1] + word[1:-1] + word[0],
+    "S": lambda word: word[1] + word[0] + word[2:],
 }
-"""Rotate left, rotate right, reverse, swap the ends."""
+"""Rotate left, reverse, swap the first two letters: together they reach every order of the letters."""
 
 
-def letter_moves(rng: random.Random, min_moves: int = 4, max_moves: int = 7, length: int = 4) -> Problem:
-    """`moves kdpw aL bV cS` : apply moves to a word in turn. The chain is the word after each move."""
-    word = "".join(rng.choice(LETTERS) for _ in range(length))
+def letter_moves(rng: random.Random, min_moves: int = 4, max_moves: int = 7, length: int = 3) -> Problem:
+    """`moves kdp aL bV cS?` -> `aLdpk bVkpd cSpkd`: apply moves to a word in turn; the chain is the word after each."""
+    word = "".join(rng.sample(LETTERS, length))
     start, question, chain = word, [], []
     for letter in LETTERS[: rng.randint(min_moves, max_moves)]:
         move = rng.choice(sorted(MOVES))
@@ -47,5 +49,5 @@ def letter_moves(rng: random.Random, min_moves: int = 4, max_moves: int = 7, len
 
 GENERATORS: dict[str, Callable[..., Problem]] = {"running_total": running_total, "letter_moves": letter_moves}
 
-ALPHABET = LETTERS + "LRVS" + "0123456789+- ?\n"
+ALPHABET = LETTERS + "LVS" + "0123456789 ?\n"
 """Every character these generators write, for a character tokenizer."""

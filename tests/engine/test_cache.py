@@ -40,9 +40,7 @@ def decode(cache: KVCache, seeds: list[int], positions: list[int]) -> None:
     new = [torch.cat([row[part][:, p : p + 1] for row, p in zip(rows, positions, strict=True)]) for part in range(3)]
     for layer in range(SHAPE.num_layers):
         out = cache.attend_decode(layer, *new)
-        whole = torch.cat(
-            [attend_causally(layer, *row)[:, p : p + 1] for row, p in zip(rows, positions, strict=True)]
-        )
+        whole = torch.cat([attend_causally(layer, *row)[:, p : p + 1] for row, p in zip(rows, positions, strict=True)])
         torch.testing.assert_close(out, whole, atol=1e-5, rtol=1e-5)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from farthing.engine.scheduler import Request, Scheduler
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     sizes=st.lists(st.integers(1, 7), max_size=9),
     num_slots=st.integers(1, 8),

@@ -1,0 +1,68 @@
+"""SIGKILL at random moments, resumed by the same command: equal digests, exact sums, dead attempts on the bill."""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from bench.results import Figure, write
+
+MICRO = Path(__file__).parent.parent / "tests" / "data" / "micro.toml"
+LONGER = ("--set", "base.num_steps=60", "--set", "r1_zero.num_steps=60")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(measure=measure)
+
+
+def measure(args: argparse.Namespace) -> Path:
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, pieces = Path(folder) / "whole", Path(folder) / "pieces"
+        started = time.monotonic()
+        _start(whole).communicate()
+        seconds = time.monotonic() - started
+        killed = sum(_kill_after(pieces, rng.uniform(0.2, seconds / 3)) for _ in range(args.kills))
+        _start(pieces).communicate()
+        one, many, bill = _json("show", whole), _json("show", pieces), _json("bill", pieces)
+    equal = sum(a["weights_sha256"] == b["weights_sha256"] for a, b in zip(one["stages"], many["stages"], strict=True))
+    sums = sum(Decimal(a["usd"]) for a in bill["attempts"]) == Decimal(bill["total_usd"])
+    dead = [a for a in bill["attempts"] if a["outcome"] == "killed"]
+    figures = [
+        Figure("kills", killed, "", args.kills, "20 random moments", killed >= 20, seeds=[args.seed]),
+        Figure("stages with equal digests", equal, f"of {len(one['stages'])}", 1, "all", equal == len(one["stages"])),
+        Figure("ledger sums exact", float(sums), "", 1, "1", sums),
+        Figure("dead attempts on the bill", len(dead), "", killed, note="a kill before the ledger opens leaves none"),
+        Figure("wasted", float(bill["wasted_usd"]) / float(bill["total_usd"]) * 100, "% of the bill", killed),
+    ]
+    return write("kills", f"python -m bench kills --kills {args.kills} --seed {args.seed}", figures)
+
+
+def _start(run_dir: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "farthing", "run", str(MICRO), "--run-dir", str(run_dir), "--plain", *LONGER]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def _kill_after(run_dir: Path, seconds: float) -> bool:
+    """True where the process was still alive to be killed."""
+    process = _start(run_dir)
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def _json(verb: str, run_dir: Path) -> Any:
+    command = [sys.executable, "-m", "farthing", verb, str(run_dir), "--json"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -1,0 +1,48 @@
+"""GRPO on SmolLM2-135M with 64 completions of 256 tokens: peak resident memory of the whole process tree."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from bench.results import Figure, write
+
+SETTINGS = (
+    "r1_zero.num_steps=2", "r1_zero.num_prompts=8", "r1_zero.group_size=8", "r1_zero.max_completion_tokens=256",
+    "r1_zero.num_slots=64", "r1_zero.checkpoint.every=0", "r1_zero.stop=[]",
+    "r1_zero.eval={num_problems=8, samples=1}", "r1_zero.reward.format=0.1",
+)  # fmt: skip
+LIMIT_GIB = 6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(measure=measure)
+
+
+def measure(_args: argparse.Namespace) -> Path:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "farthing", "run", "r1-zero-smollm2", "--run-dir", f"{folder}/run", "--plain"]
+        for setting in SETTINGS:
+            command += ["--set", setting]
+        process = subprocess.Popen(command, stdout=sys.stderr)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, _resident(process.pid))
+            time.sleep(0.05)
+        if process.returncode:
+            raise SystemExit(f"the run failed with {process.returncode}")
+    gib = peak / 2**30
+    figure = Figure("peak resident memory", gib, "GiB", 1, f"under {LIMIT_GIB} GiB", gib < LIMIT_GIB)
+    return write("memory", "python -m bench memory", [figure], "Two steps, worker processes included, sampled at 20 Hz.")
+
+
+def _resident(pid: int) -> int:
+    try:
+        root = psutil.Process(pid)
+        return sum(p.memory_info().rss for p in (root, *root.children(recursive=True)))
+    except psutil.NoSuchProcess:
+        return 0

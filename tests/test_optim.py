@@ -1,0 +1,190 @@
+"""The optimizer against torch's AdamW and the formula itself; clipping, schedules, divergence, resume."""
+
+import copy
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from farthing.errors import TrainingDiverged
+from farthing.optim import Optimizer, Schedule, learning_rate
+from farthing.precision import Precision
+
+HYPER: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-8}
+both_precisions = pytest.mark.parametrize("precision", ["fp32", "bf16"])
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.LayerNorm(16), nn.Linear(16, 3))
+
+
+def loss_of(model: nn.Module, step: int, scale: float = 1.0) -> Tensor:
+    dtype = next(model.parameters()).dtype
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
+    loss: Tensor = model(x).float().square().mean() * scale
+    return loss
+
+
+def train(model: nn.Module, optimizer: Optimizer, steps: range, num_microbatches: int = 2) -> list[float]:
+    norms = []
+    for step in steps:
+        for part in range(num_microbatches):
+            torch.autograd.backward(loss_of(model, 10 * step + part))
+        norms.append(optimizer.step(1e-2))
+    return norms
+
+
+def torchs_adamw(params: list[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
+    groups = [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=1e-2, **HYPER, fused=True)
+
+
+def snapshot(optimizer: Optimizer) -> dict[str, Any]:
+    return copy.deepcopy(optimizer.state_dict())
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
+    return [tensor for value in values for tensor in tensors_of(value)]
+
+
+def test_fp32_equals_torchs_adamw_bit_for_bit() -> None:
+    model, reference = network(), network()
+    optimizer = Optimizer(model, "fp32", **HYPER, weight_decay=0.1, clip_norm=0.5)
+    params = list(reference.parameters())
+    theirs = torchs_adamw(params, weight_decay=0.1)
+    for step in range(5):
+        (norm,) = train(model, optimizer, range(step, step + 1))
+        for part in range(2):
+            torch.autograd.backward(loss_of(reference, 10 * step + part))
+        assert norm == float(nn.utils.clip_grad_norm_(params, 0.5))
+        theirs.step()
+        theirs.zero_grad()
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), params, strict=True))
+
+
+def test_the_update_is_adamws_formula() -> None:
+    """Two steps in plain floats: bias-corrected moments, decay apart from the gradient, none on vectors."""
+    matrix, vector = nn.Parameter(torch.tensor([[2.0]])), nn.Parameter(torch.tensor([2.0]))
+    model = nn.ParameterList([matrix, vector])
+    optimizer = Optimizer(model, "fp32", betas=(0.8, 0.9), eps=1e-3, weight_decay=0.5, clip_norm=0.0)
+    expected = {"matrix": 2.0, "vector": 2.0}
+    mean = variance = 0.0
+    for number, grad in enumerate((0.3, -1.2), start=1):
+        for parameter in (matrix, vector):
+            parameter.grad = torch.full_like(parameter, grad)
+        optimizer.step(0.1)
+        mean, variance = 0.8 * mean + 0.2 * grad, 0.9 * variance + 0.1 * grad**2
+        move = 0.1 * (mean / (1 - 0.8**number)) / (math.sqrt(variance / (1 - 0.9**number)) + 1e-3)
+        expected = {"matrix": expected["matrix"] * (1 - 0.1 * 0.5) - move, "vector": expected["vector"] - move}
+        assert matrix.item() == pytest.approx(expected["matrix"], rel=1e-6)
+        assert vector.item() == pytest.approx(expected["vector"], rel=1e-6)
+
+
+def test_bf16_steps_fp32_masters_on_fp32_sums_and_publishes_them_rounded() -> None:
+    model = network()
+    masters = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
+    theirs = torchs_adamw(masters, weight_decay=0.1)
+    seen: dict[Tensor, list[Tensor]] = {}
+
+    def keep(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        seen.setdefault(parameter, []).append(parameter.grad.clone())
+
+    for p in model.parameters():
+        # runs before the optimizer's own hook takes the gradient away
+        p.register_post_accumulate_grad_hook(keep)  # type: ignore[no-untyped-call]
+    optimizer = Optimizer(model, "bf16", **HYPER, weight_decay=0.1, clip_norm=0.5)
+    for step in range(4):
+        seen.clear()
+        train(model, optimizer, range(step, step + 1), num_microbatches=3)
+        for p, master in zip(model.parameters(), masters, strict=True):
+            assert len(seen[p]) == 3
+            assert seen[p][0].dtype == torch.bfloat16
+            master.grad = torch.stack([g.float() for g in seen[p]]).sum(dim=0)
+        nn.utils.clip_grad_norm_(masters, 0.5)
+        theirs.step()
+        for p, own, master in zip(model.parameters(), optimizer.masters.params, masters, strict=True):
+            torch.testing.assert_close(own, master, atol=1e-6, rtol=1e-6)
+            assert torch.equal(p, own.bfloat16())
+            assert p.grad is own.grad is None
+
+
+def test_clipping_reports_the_norm_before_and_shortens_what_is_longer() -> None:
+    def stepped(clip_norm: float, grad: list[float]) -> tuple[float, Tensor]:
+        parameter = nn.Parameter(torch.zeros(1, 2))
+        optimizer = Optimizer(nn.ParameterList([parameter]), "fp32", betas=(0.0, 0.0), eps=1e6, clip_norm=clip_norm)
+        parameter.grad = torch.tensor([grad])
+        # with so large an eps the step is the gradient times learning rate / eps
+        return optimizer.step(-1e6), parameter.detach()[0]
+
+    assert stepped(1.0, [3.0, 4.0])[0] == pytest.approx(5.0)
+    assert stepped(1.0, [3.0, 4.0])[1].tolist() == pytest.approx([0.6, 0.8], rel=1e-4)
+    assert stepped(10.0, [3.0, 4.0])[1].tolist() == pytest.approx([3.0, 4.0], rel=1e-4)
+    assert stepped(0.0, [300.0, 400.0])[1].tolist() == pytest.approx([300.0, 400.0], rel=1e-3)
+    assert stepped(0.0, [0.0, 0.0])[1].tolist() == [0.0, 0.0]
+
+
+@both_precisions
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(precision: Precision, wrong: float) -> None:
+    model = network()
+    optimizer = Optimizer(model, precision)
+    train(model, optimizer, range(2))
+    before, weights = snapshot(optimizer), [p.detach().clone() for p in model.parameters()]
+    torch.autograd.backward(loss_of(model, 5, scale=wrong))
+    with pytest.raises(TrainingDiverged, match="gradient norm is"):
+        optimizer.step(1e-2)
+    assert len(tensors_of(before)) > 10
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(before), tensors_of(optimizer.state_dict()), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+    assert all(p.grad is None for p in optimizer.masters.params)
+    assert math.isfinite(train(model, optimizer, range(6, 7))[0])
+
+
+@both_precisions
+def test_a_restored_optimizer_goes_on_bit_for_bit(precision: Precision) -> None:
+    model = network()
+    optimizer = Optimizer(model, precision, weight_decay=0.1)
+    train(model, optimizer, range(3))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    train(model, optimizer, range(3, 6))
+
+    resumed = network(seed=1)
+    restored = Optimizer(resumed, precision, weight_decay=0.1)
+    file.seek(0)
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    train(resumed, restored, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+    ends = tensors_of(optimizer.state_dict()), tensors_of(restored.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]),
+        ("linear", [0.5, 1.0, 1.5, 2.0, 2.0, 1.55, 1.1, 0.65, 0.2]),
+        ("cosine", [0.5, 1.0, 1.5, 2.0, 2.0, 1.1 + 0.9 * 0.5**0.5, 1.1, 1.1 - 0.9 * 0.5**0.5, 0.2]),
+    ],
+)
+def test_schedules_worked_by_hand(schedule: Schedule, expected: list[float]) -> None:
+    rates = [
+        learning_rate(step, peak=2.0, num_steps=9, warmup_steps=4, schedule=schedule, final=0.1) for step in range(9)
+    ]
+    assert rates == pytest.approx(expected)
+
+
+def test_a_single_step_and_no_warm_up() -> None:
+    assert learning_rate(0, peak=3.0, num_steps=1, warmup_steps=0, schedule="cosine", final=0.0) == 3.0
+    assert learning_rate(1, peak=3.0, num_steps=2, warmup_steps=0, schedule="linear", final=0.0) == 0.0

@@ -1,0 +1,83 @@
+"""fp32 masters behind bf16 weights: what is owned, how gradients are added up, what is published."""
+
+import pytest
+import torch
+from torch import nn
+
+from farthing.precision import DTYPES, MasterWeights, Precision, best_precision
+
+
+class Gain(nn.Module):
+    """One weight per input; the gradient of its sum is the input itself."""
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.1, 1.0, size))
+        self.frozen = nn.Parameter(torch.ones(size), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.weight * x * self.frozen).sum()
+
+
+def test_in_fp32_the_masters_are_the_modules_own() -> None:
+    model = Gain()
+    masters = MasterWeights(model, "fp32")
+    assert masters.names == ["weight"]
+    assert masters.params[0] is model.weight
+
+
+def test_in_bf16_masters_keep_what_the_module_rounds() -> None:
+    model = Gain()
+    exact = model.weight.detach().clone()
+    masters = MasterWeights(model, "bf16")
+    assert model.weight.dtype == model.frozen.dtype == torch.bfloat16
+    assert torch.equal(masters.params[0], exact)
+    assert torch.equal(model.weight, exact.bfloat16())
+    with torch.no_grad():
+        masters.params[0].add_(2**-13)  # far below bf16's resolution here
+    masters.publish()
+    assert torch.equal(model.weight, (exact + 2**-13).bfloat16())
+    for _ in range(64):
+        with torch.no_grad():
+            masters.params[0].add_(2**-13)
+        masters.publish()
+    assert (model.weight != exact.bfloat16()).all(), "many small steps must move the rounded weights"
+
+
+def test_many_small_gradients_are_not_lost() -> None:
+    """1 + 2^-9 is 1 in bf16, so a bf16 sum of 1 and 256 times 2^-9 stays 1; it is 1.5."""
+    model = Gain()
+    masters = MasterWeights(model, "bf16")
+    for scale in [1.0] + [2.0**-9] * 256:
+        torch.autograd.backward(model(torch.full((4,), scale, dtype=torch.bfloat16)))
+        assert model.weight.grad is None, "the bf16 gradient is moved, not kept"
+    grad = masters.params[0].grad
+    assert grad is not None
+    assert grad.dtype == torch.float32
+    assert grad.tolist() == [1.5] * 4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_state_goes_there_and_back(precision: Precision) -> None:
+    model, other = Gain(), Gain()
+    with torch.no_grad():
+        other.weight.mul_(3)
+    masters, others = MasterWeights(model, precision), MasterWeights(other, precision)
+    others.load_state_dict(masters.state_dict())
+    assert torch.equal(others.params[0], masters.params[0])
+    assert torch.equal(other.weight, model.weight)
+    assert other.weight.dtype == DTYPES[precision]
+
+
+def test_a_model_loaded_in_bf16_can_be_trained_in_fp32_and_bf16() -> None:
+    for precision in DTYPES:
+        model = Gain().to(torch.bfloat16)
+        before = model.weight.detach().clone()
+        masters = MasterWeights(model, precision)
+        assert masters.params[0].dtype == torch.float32
+        assert torch.equal(masters.params[0], before.float())
+        assert torch.equal(model.weight, before.to(DTYPES[precision]))
+
+
+def test_the_best_precision_is_one_we_have() -> None:
+    assert best_precision() in DTYPES

@@ -1,0 +1,163 @@
+"""Kill it anywhere: the same command goes on, ends with bit-identical weights, and the dead attempt is on the bill."""
+
+import datetime
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import MICRO, farthing, farthing_json
+
+KILLS = 3
+
+
+def start(run_dir: Path, *args: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "farthing", "run", str(MICRO), "--run-dir", str(run_dir), "--plain", *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def steps_logged(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def kill_after_steps(run_dir: Path, count: int, delay_s: float) -> int:
+    """Starts an attempt and kills it `delay_s` after `count` more steps are logged -> its return code."""
+    before = steps_logged(run_dir)
+    process = start(run_dir)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and steps_logged(run_dir) < before + count and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode
+
+
+def test_killed_runs_end_with_the_same_weights(finished_run: Path, tmp_path: Path) -> None:
+    rng = random.Random(7)
+    run_dir = tmp_path / "killed"
+    killed = [kill_after_steps(run_dir, rng.randint(1, 4), rng.uniform(0, 0.15)) for _ in range(KILLS)]
+    assert killed == [-signal.SIGKILL] * KILLS
+    assert farthing_json("show", run_dir)["status"] == "killed"
+    farthing("run", MICRO, "--run-dir", run_dir, "--plain")
+    whole, pieces = farthing_json("show", finished_run), farthing_json("show", run_dir)
+    assert pieces["status"] == "complete"
+    assert pieces["weights_sha256"] == whole["weights_sha256"]
+    for stage, other in zip(pieces["stages"], whole["stages"], strict=True):
+        assert stage.get("eval") == other.get("eval")
+        assert stage["weights_sha256"] == other["weights_sha256"]
+    bill = farthing_json("bill", run_dir)
+    outcomes = [a["outcome"] for a in bill["attempts"]]
+    # a kill before the ledger opened leaves no attempt; every one that opened is there
+    assert outcomes[-1] == "ok"
+    assert set(outcomes[:-1]) == {"killed"}
+    assert Decimal(bill["total_usd"]) == sum(Decimal(a["usd"]) for a in bill["attempts"])
+    assert Decimal(bill["total_usd"]) == sum(Decimal(s["usd"]) for s in bill["stages"])
+    assert 0 < Decimal(bill["wasted_usd"]) < Decimal(bill["total_usd"])
+
+
+def test_phases_sum_to_the_time_the_process_held_the_machine(finished_run: Path) -> None:
+    bill = farthing_json("bill", finished_run)
+    assert sum(bill["phases_s"].values()) == pytest.approx(bill["held_s"], rel=1e-9)
+    [attempt] = bill["attempts"]
+    assert attempt["seconds"] == pytest.approx(bill["held_s"])
+    assert {"setup", "rollout", "reward", "update", "weight_sync", "eval", "checkpoint", "idle"} <= bill["phases_s"].keys()
+
+
+def test_phases_sum_to_wall_time_from_process_start_to_the_end_of_the_attempt(tmp_path: Path) -> None:
+    process = start(tmp_path / "run")
+    created = psutil.Process(process.pid).create_time()
+    process.communicate()
+    bill = farthing_json("bill", tmp_path / "run")
+    ended = datetime.datetime.fromisoformat(bill["attempts"][0]["ended_at"]).timestamp()
+    assert bill["held_s"] == pytest.approx(ended - created, rel=0.005)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no manifest"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(finished_run: Path, tmp_path: Path, damage: str) -> None:
+    run_dir = tmp_path / "damaged"
+    kill_after_steps(run_dir, 6, 0.0)
+    checkpoints = sorted((run_dir / "checkpoints" / "base").glob("step-*"))
+    assert len(checkpoints) == 2
+    newest = checkpoints[-1]
+    if damage == "no manifest":
+        (newest / "manifest.json").unlink()
+    else:
+        data = bytearray((newest / "state.pt").read_bytes())
+        data[len(data) // 2] ^= 1
+        (newest / "state.pt").write_bytes(data if damage == "flip" else data[: len(data) // 2])
+    result = farthing("run", MICRO, "--run-dir", run_dir, "--plain")
+    assert f"{newest} is damaged" in result.stdout.replace("\n", "")
+    assert "using the one before it" in result.stdout.replace("\n", " ")
+    whole = farthing_json("show", finished_run)
+    assert farthing_json("show", run_dir)["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_ctrl_c_stops_after_the_step_with_a_checkpoint(finished_run: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "interrupted"
+    process = start(run_dir)
+    while steps_logged(run_dir) < 3:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    summary = farthing_json("show", run_dir)
+    assert summary["status"] == "interrupted"
+    bill = farthing_json("bill", run_dir)
+    assert bill["attempts"][0]["outcome"] == "interrupted"
+    farthing("run", MICRO, "--run-dir", run_dir, "--plain")
+    assert farthing_json("show", run_dir)["weights_sha256"] == farthing_json("show", finished_run)["weights_sha256"]
+    # it went on from the very step it stopped after: nothing was thrown away
+    assert Decimal(farthing_json("bill", run_dir)["attempts"][0]["wasted_usd"]) == 0
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    run_dir = tmp_path / "locked"
+    process = start(run_dir, "--set", "base.num_steps=100000")
+    while steps_logged(run_dir) < 1:
+        time.sleep(0.005)
+    args = ("run", MICRO, "--run-dir", run_dir, "--plain", "--set", "base.num_steps=100000")
+    result = farthing(*args, check=False, env={"COLUMNS": "300"})
+    still_running = process.poll() is None
+    process.kill()
+    process.communicate()
+    assert result.returncode == 3
+    assert f"in use by process {process.pid}" in result.stderr
+    assert still_running
+
+
+def test_a_finished_run_is_not_run_again(finished_run: Path) -> None:
+    before = json.loads((finished_run / "stages" / "r1_zero" / "result.json").read_text())
+    result = farthing("run", finished_run, "--plain")
+    assert "complete" in result.stdout
+    assert json.loads((finished_run / "stages" / "r1_zero" / "result.json").read_text()) == before
+
+
+def test_another_recipe_is_refused(finished_run: Path) -> None:
+    args = ("run", MICRO, "--run-dir", finished_run, "--set", "r1_zero.num_prompts=8")
+    result = farthing(*args, check=False, env={"COLUMNS": "300"})
+    assert result.returncode == 3
+    assert "stages.r1_zero.num_prompts (4 -> 8)" in result.stderr
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished_run: Path, tmp_path: Path) -> None:
+    farthing("run", MICRO, "--run-dir", tmp_path / "again", "--plain")
+    farthing("run", MICRO, "--run-dir", tmp_path / "other", "--plain", "--seed", "4")
+    digest = farthing_json("show", finished_run)["weights_sha256"]
+    assert farthing_json("show", tmp_path / "again")["weights_sha256"] == digest
+    assert farthing_json("show", tmp_path / "other")["weights_sha256"] != digest
+
+
+def test_environment_does_not_matter() -> None:
+    """The suite itself must not depend on a variable that CI does not set."""
+    assert "FARTHING_PRICES" not in os.environ
