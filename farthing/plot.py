@@ -4,6 +4,7 @@ A block a stage: a large panel of what the stage is about, small ones beside it.
 over the time the machine was held. Colours: the palette of Okabe and Ito (2008), which colour-blind people tell apart.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -50,7 +51,6 @@ STYLE: Any = {
     "ytick.labelsize": 8,
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "figure.facecolor": "white",
 }
 COLUMNS = 5
 """Of the grid: two for a stage's large panel, three of small ones."""
@@ -212,6 +212,8 @@ def _stage(
     for axes in (large, *small):
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(loc="best")
+        if not axes.has_data():
+            axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=GREY)
     for axes in (large, *small[-3:]):
         axes.set_xlabel("step")
 
@@ -297,7 +299,8 @@ def _unit(metric: str) -> str:
 
 
 def _spending(axes: Axes, spending: Spending) -> None:
-    factor, unit = (60.0, "minutes") if spending.hours[-1] < 3 else (1.0, "hours")
+    units = ((3600.0, "seconds", 0.05), (60.0, "minutes", 3.0), (1.0, "hours", math.inf))
+    factor, unit = next((factor, unit) for factor, unit, below in units if spending.hours[-1] < below)
     times = [hours * factor for hours in spending.hours]
     used = [phase for phase in PHASES if spending.usd[phase][-1] > 0]
     total = sum(spending.usd[phase][-1] for phase in used)
@@ -319,7 +322,8 @@ def _shares(axes: Axes, spending: Spending, used: Sequence[str], total: float) -
     """A legend in the order of the stack, with each phase's share."""
     handles, _ = axes.get_legend_handles_labels()
     labels = [f"{phase}  {spending.usd[phase][-1] / max(total, 1e-12):.1%}" for phase in used]
-    axes.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(0.005, 0.98))
+    legend = axes.legend(handles[::-1], labels[::-1], loc="upper left", frameon=True, edgecolor="none")
+    legend.set_bbox_to_anchor((0.005, 0.98), axes.transAxes)
 
 
 def _marks(axes: Axes, spending: Spending, factor: float) -> None:
@@ -337,7 +341,7 @@ def _marks(axes: Axes, spending: Spending, factor: float) -> None:
 
 
 def _dollars(total: float) -> Callable[[float, Any], str]:
-    digits = 2 if total >= 1 else 4
+    digits = max(2, 2 - math.floor(math.log10(max(total, 1e-12))))
     return lambda usd, _: f"${usd:,.{digits}f}"
 
 
