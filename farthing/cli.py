@@ -83,8 +83,9 @@ def run(
 
     watchers: list[Any] = [TensorBoard(directory / "tensorboard")] if tensorboard else []
     if plain or as_json or not console.is_terminal:
-        out = errors if as_json else console
-        lines = PlainLines(lambda text: out.print(text, markup=False, highlight=False, soft_wrap=True))
+        # unbuffered: a log must be readable while the run goes on
+        out = sys.stderr if as_json else sys.stdout
+        lines = PlainLines(lambda text: print(text, file=out, flush=True))
         run_recipe(resolved, directory, [lines, *watchers])
     else:
         with LiveTable(console) as table:
@@ -152,35 +153,33 @@ def _print_summary(run_dir: Path, as_json: bool) -> None:
         _print_json(summary)
         return
     console.print(f"[bold]{summary['name']}[/bold]  {summary['status']}  seed {summary['seed']}")
-    table = Table("stage", "status", "steps", "time", "dollars", "pass@1 (95% CI)", "pass@8", "format", "length", box=None)
+    stages = Table("stage", "kind", "status", "steps", "time", "dollars", box=None)
+    evals = Table("held out", "pass@1", "95% CI", "pass@8", "format", "length", "n", box=None)
     for stage in summary["stages"]:
-        evals = stage.get("eval", {})
-        steps = f"{stage['steps_done']}/{stage['num_steps']}"
-        time, dollars = f"{stage['seconds']:.0f} s", f"${float(stage['usd']):.4f}"
-        first = True
-        for label, result in evals.items() or [("", None)]:
-            cells = _eval_cells(label, result)
-            head = (stage["name"], stage["status"], steps, time, dollars) if first else ("",) * 5
-            table.add_row(*head, *cells)
-            first = False
-    console.print(table)
-    console.print(f"weights sha256 {summary['weights_sha256'] or '(none yet)'}")
+        steps, time = f"{stage['steps_done']}/{stage['num_steps']}", f"{stage['seconds']:.0f} s"
+        stages.add_row(stage["name"], stage["kind"], stage["status"], steps, time, f"${float(stage['usd']):.4f}")
+        for label, result in stage.get("eval", {}).items():
+            evals.add_row(f"{label} {stage['name']}", *_eval_cells(result))
+    console.print(stages)
+    if evals.row_count:
+        console.print(evals)
+    console.print(f"weights sha256 {summary['weights_sha256'] or '(none yet)'}", soft_wrap=True)
     console.print(
         f"cost ${float(summary['total_usd']):.6f} for {summary['held_s']:.0f} s of this machine in "
-        f"{summary['num_attempts']} attempt(s); the bill: [bold]farthing bill {run_dir}[/bold]"
+        f"{summary['num_attempts']} attempt(s); the bill: [bold]farthing bill {run_dir}[/bold]",
+        soft_wrap=True,
     )
 
 
-def _eval_cells(label: str, result: dict[str, Any] | None) -> tuple[str, str, str, str]:
-    if result is None:
-        return ("", "", "", "")
+def _eval_cells(result: dict[str, Any]) -> tuple[str, ...]:
     low, high = result["ci95"]
-    pass_at_8 = "" if result["pass_at_8"] is None else f"{result['pass_at_8']:.1%}"
     return (
-        f"{label} {result['pass_at_1']:.1%} ({low:.1%} to {high:.1%}, n={result['n']})",
-        pass_at_8,
+        f"{result['pass_at_1']:.1%}",
+        f"{low:.1%} to {high:.1%}",
+        "" if result["pass_at_8"] is None else f"{result['pass_at_8']:.1%}",
         f"{result['format_only']:.1%}",
         f"{result['mean_completion_tokens']:.1f}",
+        str(result["n"]),
     )
 
 

@@ -24,7 +24,7 @@ def rows_of(draw: st.DrawFn) -> list[Row]:
     return [Row([next(number) for _ in range(prompt + completion)], prompt) for prompt, completion in lengths]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(rows=rows_of(), max_tokens=st.integers(1, 700))
 def test_every_row_once_and_never_too_big(rows: list[Row], max_tokens: int) -> None:
     batches = microbatches(rows, max_tokens)
@@ -38,7 +38,7 @@ def test_every_row_once_and_never_too_big(rows: list[Row], max_tokens: int) -> N
     assert lengths == sorted(lengths, reverse=True)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(rows=rows_of(), max_tokens=st.integers(1, 700))
 def test_masks_point_at_the_completion_and_padding_is_blank(rows: list[Row], max_tokens: int) -> None:
     for batch in microbatches(rows, max_tokens):
@@ -53,7 +53,7 @@ def test_masks_point_at_the_completion_and_padding_is_blank(rows: list[Row], max
         assert not batch.loss_mask_BT[len(batch.rows) :].any()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(rows=rows_of(), max_tokens=st.integers(1, 700))
 def test_values_are_laid_out_on_their_own_tokens(rows: list[Row], max_tokens: int) -> None:
     rows = [row for row in rows if row.num_prompt]

@@ -77,7 +77,7 @@ def test_logprobs_equal_a_full_forward_pass(
     assert (masses == {1.0}) == (params.top_k == 0)
 
 
-@pytest.mark.parametrize("params", SAMPLED)
+@pytest.mark.parametrize("params", SAMPLED[::2])
 def test_a_seed_gives_its_completion_whatever_the_slots_and_the_company(
     model: Decoder, tokenizer: Tokenizer, prompts: list[list[int]], params: SamplingParams
 ) -> None:

@@ -129,7 +129,7 @@ def test_logits_are_left_as_they_were(dtype: torch.dtype) -> None:
     assert torch.equal(logits, before)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(seed=st.integers(-(1 << 63), (1 << 63) - 1), counter=st.integers(0, 1 << 31))
 def test_uniform_equals_splitmix64(seed: int, counter: int) -> None:
     value = uniform(torch.tensor([seed]), torch.tensor([counter])).item()
@@ -157,7 +157,7 @@ def impossible(logits: Tensor, params: SamplingParams) -> set[int]:
     return set(np.flatnonzero(probs == 0).tolist())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     logits=st.lists(st.sampled_from([-math.inf, -80.0, -3.0, 0.0, 0.5, 4.0]), min_size=2, max_size=12),
     params=st.sampled_from(SETTINGS),
