@@ -46,13 +46,29 @@ def measure(args: argparse.Namespace) -> Path:
         *_times(args.seeds, runs, target),
         *_phases(args.seeds, args.runs, args.recipe),
     ]
-    return write(args.recipe, command, figures, note=f"pass@1 on {stages[0]['after']['n']} held-out problems, "
-                 f"{stages[0]['after']['samples']} samples each, at temperature {stages[0]['after']['temperature']:g}.")
+    return write(
+        args.recipe,
+        command,
+        figures,
+        note=f"pass@1 on {stages[0]['after']['n']} held-out problems, "
+        f"{stages[0]['after']['samples']} samples each, at temperature {stages[0]['after']['temperature']:g}.",
+    )
 
 
 def run_once(recipe: str, seed: int, root: Path) -> dict[str, Any]:
     run_dir = root / f"{recipe}-s{seed}"
-    command = [sys.executable, "-m", "farthing", "run", recipe, "--seed", str(seed), "--run-dir", str(run_dir), "--plain"]
+    command = [
+        sys.executable,
+        "-m",
+        "farthing",
+        "run",
+        recipe,
+        "--seed",
+        str(seed),
+        "--run-dir",
+        str(run_dir),
+        "--plain",
+    ]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return dict(_json("show", run_dir))
 
@@ -73,9 +89,7 @@ def _per_seed(seeds: list[int], stages: list[dict[str, Any]], target: Target) ->
             reached = None
             if bound:
                 reached = e["pass_at_1"] <= target.before if label == "before" else e["pass_at_1"] >= target.after
-            figures.append(
-                Figure(f"pass@1 {label}", e["pass_at_1"], "", e["n"], bound, reached, tuple(e["ci95"]), [seed])
-            )
+            figures.append(Figure(f"pass@1 {label}", e["pass_at_1"], "", e["n"], bound, reached, tuple(e["ci95"]), [seed]))
             figures.append(Figure(f"pass@8 {label}", e["pass_at_8"], "", e["n"], seeds=[seed]))
             figures.append(Figure(f"format {label}", e["format_only"], "", e["n"], seeds=[seed]))
             figures.append(Figure(f"length {label}", e["mean_completion_tokens"], "tokens", e["n"], seeds=[seed]))
@@ -106,9 +120,7 @@ def _changes(seed: int, evals: dict[str, Any], target: Target) -> list[Figure]:
 def _times(seeds: list[int], runs: list[dict[str, Any]], target: Target) -> list[Figure]:
     minutes = [run["held_s"] / 60 for run in runs]
     bound = f"at most {target.minutes:g} min"
-    figures = [
-        Figure("time", m, "min", 1, bound, m <= target.minutes, seeds=[s]) for s, m in zip(seeds, minutes, strict=True)
-    ]
+    figures = [Figure("time", m, "min", 1, bound, m <= target.minutes, seeds=[s]) for s, m in zip(seeds, minutes, strict=True)]
     usd: Callable[[dict[str, Any]], float] = lambda run: float(run["total_usd"])  # noqa: E731
     return [*figures, Figure("cost, mean", fmean(map(usd, runs)), "USD", len(runs), seeds=seeds)]
 

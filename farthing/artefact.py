@@ -80,8 +80,5 @@ def _origin(folder: Path) -> tuple[Recipe | None, str | None]:
 
 def _renderer(tokenizer: Tokenizer, recipe: Recipe | None) -> Renderer:
     """As the recipe asks; without one by the model's chat template, or bare where it has none."""
-    if recipe is not None:
-        prompt = recipe.prompt
-    else:
-        prompt = PromptConfig(template="chat" if tokenizer.chat_template else "bare")
+    prompt = recipe.prompt if recipe is not None else PromptConfig(template="chat" if tokenizer.chat_template else "bare")
     return Renderer(tokenizer, prompt.template, prompt.instruction, prompt.prefill)

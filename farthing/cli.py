@@ -31,9 +31,7 @@ errors = Console(stderr=True)
 RUNS = Path("runs")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory; see `farthing runs`.")]
-ModelArg = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A run directory, a checkpoint, or a Hugging Face folder.")
-]
+ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="A run directory, a checkpoint, or a Hugging Face folder.")]
 
 
 def main() -> None:

@@ -156,7 +156,11 @@ def phase_entry(attempt: int, price: PriceRecord, stage: str, step: int, phase: 
         "usd": cost(work.held_ns, 1, price.usd_per_device_hour),
         "energy_mj": int(price.power_w * work.held_ns / 1_000_000) if price.power_w else 0,
         "energy_method": price.power_method,
-        **asdict(work),
+        "held_ns": work.held_ns,
+        "tokens_in": work.tokens_in,
+        "tokens_out": work.tokens_out,
+        "tokens_trained": work.tokens_trained,
+        "model_flops": work.model_flops,
     }
 
 

@@ -224,9 +224,7 @@ class GrpoConfig(StageConfig):
     def _minibatches_fit(self) -> "GrpoConfig":
         num_rollouts = self.num_prompts * self.group_size
         if num_rollouts % self.num_minibatches:
-            raise ValueError(
-                f"num_minibatches ({self.num_minibatches}) must divide num_prompts * group_size = {num_rollouts}"
-            )
+            raise ValueError(f"num_minibatches ({self.num_minibatches}) must divide num_prompts * group_size = {num_rollouts}")
         if self.overlong_buffer >= self.max_completion_tokens:
             raise ValueError("overlong_buffer must be smaller than max_completion_tokens")
         return self

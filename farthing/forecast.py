@@ -65,7 +65,8 @@ class Forecast:
         for stage in self.stages:
             console.print(f"[bold]{stage.name}[/bold] ({stage.kind}): {stage.arithmetic}", highlight=False)
             console.print(
-                f"  at most {duration(stage.seconds)}, ${stage.usd:.4f}, about {stage.memory_gib:.2f} GiB", highlight=False
+                f"  at most {duration(stage.seconds)}, ${stage.usd:.4f}, about {stage.memory_gib:.2f} GiB",
+                highlight=False,
             )
         console.print(f"together at most {duration(self.seconds)} and ${self.usd:.4f}", highlight=False)
         for line in self.assumptions:
@@ -90,14 +91,13 @@ def arithmetic(config: StageConfig) -> str:
     """The sizes of a step in words."""
     if isinstance(config, GrpoConfig):
         rollouts = config.num_prompts * config.group_size
-        parts = (
+        return (
             f"{config.num_prompts} prompts x {config.group_size} completions = {rollouts:,} rollouts a step = "
             f"{config.num_minibatches} minibatch(es) of {rollouts // config.num_minibatches:,}, up to "
             f"{config.max_completion_tokens:,} tokens each, in microbatches of at most "
             f"{config.max_microbatch_tokens:,} tokens; {config.num_steps:,} steps = "
             f"{config.num_steps * rollouts:,} rollouts of {config.num_steps * config.num_prompts:,} prompts"
         )
-        return parts
     assert isinstance(config, CorpusStageConfig)
     return (
         f"{config.batch_documents} documents a step in microbatches of at most {config.max_microbatch_tokens:,} "

@@ -74,8 +74,8 @@ class LiveTable:
 
     def __init__(self, console: Console) -> None:
         self.console, self.pace = console, Pace()
-        self.stage, self._rows, self._last_held_out = "", [], 0.0
-        self._rows: list[tuple[int, Metrics]]
+        self.stage = ""
+        self._rows: list[tuple[int, Metrics]] = []
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "LiveTable":
@@ -161,17 +161,17 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise RecipeError("--tensorboard needs the extra: pip install 'farthing[track]'") from error
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def on_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
-        self._writer.add_text(f"{stage}/config", f"```\n{config.model_dump_json(indent=2)}\n```")  # type: ignore[no-untyped-call]
+        self._writer.add_text(f"{stage}/config", f"```\n{config.model_dump_json(indent=2)}\n```")
 
     def on_step(self, stage: str, step: int, metrics: Metrics) -> None:
         for name, value in metrics.items():
             unit = METRICS[name].unit
             tag = f"{stage}/{name}" + (f" [{unit}]" if unit else "")
-            self._writer.add_scalar(tag, value, step)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(tag, value, step)
+        self._writer.flush()
 
     def on_message(self, text: str) -> None:
         """Messages have no curve."""

@@ -12,9 +12,7 @@ from farthing.precision import MasterWeights, Precision
 Schedule = Literal["constant", "cosine", "linear"]
 
 
-def learning_rate(
-    step: int, *, peak: float, num_steps: int, warmup_steps: int, schedule: Schedule, final: float
-) -> float:
+def learning_rate(step: int, *, peak: float, num_steps: int, warmup_steps: int, schedule: Schedule, final: float) -> float:
     """Linear warm-up from peak / warmup_steps, then `schedule` down to `final` * peak at the last step."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

@@ -41,7 +41,7 @@ class MasterWeights:
             return
         self.params = [nn.Parameter(m) for m in self._masters]
         for param, master in zip(self._module_params, self.params, strict=True):
-            param.register_post_accumulate_grad_hook(_move_grad_to(master))
+            param.register_post_accumulate_grad_hook(_move_grad_to(master))  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def publish(self) -> None:

@@ -18,11 +18,11 @@ from farthing.errors import RecipeError
 from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
+from farthing.models.huggingface import load_model
 from farthing.models.shape import ModelShape
 from farthing.precision import DTYPES, Precision, resolve_precision
 from farthing.renderer import Renderer
 from farthing.sources import base_folder, scratch_model, use_threads
-from farthing.models.huggingface import load_model
 from farthing.tasks.stream import ProblemStream
 from farthing.tokenizer import Tokenizer
 
@@ -107,7 +107,7 @@ def _open(recipe: Recipe, scratch: Path, precision: Precision) -> tuple[Decoder,
 def _train_once(model: Decoder, rows: list[Row], max_tokens: int) -> None:
     for batch in microbatches(rows, max_tokens):
         logprobs_BT, _ = completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT)
-        cross_entropy(logprobs_BT, 1).backward()
+        torch.autograd.backward(cross_entropy(logprobs_BT, 1))
     model.zero_grad()
 
 

@@ -26,9 +26,7 @@ R1_ZERO = (
 class Renderer:
     """Turns questions into prompts for one tokenizer and one template."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, template: Template = "bare", instruction: str = "", prefill: str = ""
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: Template = "bare", instruction: str = "", prefill: str = "") -> None:
         """`instruction` goes before the question (chat: as the system message); `prefill` opens the completion."""
         self.tokenizer, self.template, self.instruction, self.prefill = tokenizer, template, instruction, prefill
         if template == "chat" and not tokenizer.chat_template:

@@ -1,12 +1,12 @@
 """A recipe and a directory -> one run: its identity, its lock, its attempts, its clock, its metrics and its results.
 
-    run_dir/
-      run.json  recipe.json     who it is: resolved recipe, hash, seed, commit, versions, machine; written before step 0
-      ledger.sqlite             every phase of every attempt
-      metrics.jsonl             one line a step, with the attempt that made it
-      samples.jsonl             some rollouts of every evaluation, to read
-      checkpoints/STAGE/        training state, while the stage runs
-      stages/STAGE/             model/ (a Hugging Face folder) and result.json, once it is done
+run_dir/
+  run.json  recipe.json     who it is: resolved recipe, hash, seed, commit, versions, machine; written before step 0
+  ledger.sqlite             every phase of every attempt
+  metrics.jsonl             one line a step, with the attempt that made it
+  samples.jsonl             some rollouts of every evaluation, to read
+  checkpoints/STAGE/        training state, while the stage runs
+  stages/STAGE/             model/ (a Hugging Face folder) and result.json, once it is done
 """
 
 import datetime
@@ -94,9 +94,9 @@ class Run:
         """Reads run.json, or writes it with the recipe before anything else happens."""
         path = self.dir / "run.json"
         if path.is_file():
-            info = read_json(path)
-            self._same_recipe(info)
-            return info
+            known: dict[str, Any] = read_json(path)
+            self._same_recipe(known)
+            return known
         info = {
             "name": self.recipe.name,
             "recipe_sha256": self.recipe.digest(),
@@ -149,9 +149,7 @@ class Run:
 
     def count(self, *, tokens_in: int = 0, tokens_out: int = 0, tokens_trained: int = 0, model_flops: int = 0) -> None:
         """Work done, credited to the open phase."""
-        self._clock.count(
-            tokens_in=tokens_in, tokens_out=tokens_out, tokens_trained=tokens_trained, model_flops=model_flops
-        )
+        self._clock.count(tokens_in=tokens_in, tokens_out=tokens_out, tokens_trained=tokens_trained, model_flops=model_flops)
 
     def begin_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
         """The stage's state is in place and `first_step` comes next. The first call opens the attempt on the ledger."""
@@ -333,4 +331,3 @@ def read_json(path: Path) -> Any:
         raise RunError(f"cannot read {path}: {error}; is {path.parent} a run directory?") from error
     except ValueError as error:
         raise RunError(f"{path} is not valid JSON ({error}); it was changed or cut short") from error
-

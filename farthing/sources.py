@@ -34,4 +34,3 @@ def base_folder(config: ModelConfig, run_dir: Path) -> Path:
 def use_threads(threads: int) -> None:
     """The same number of threads on every attempt: sums of floats depend on how they are split."""
     torch.set_num_threads(threads or psutil.cpu_count(logical=False) or 1)
-

@@ -130,9 +130,7 @@ def test_equals_the_oracle(case: Case, counts: StepCounts, params: PolicyLossPar
 
 
 @every_switch
-def test_gradient_equals_finite_differences_of_the_oracle(
-    case: Case, counts: StepCounts, params: PolicyLossParams
-) -> None:
+def test_gradient_equals_finite_differences_of_the_oracle(case: Case, counts: StepCounts, params: PolicyLossParams) -> None:
     _, grad = case.loss_and_grad(params, counts)
     step = 1e-5
     for i, length in enumerate(LENGTHS):

@@ -179,9 +179,7 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(precision: Precision) -> None:
     ],
 )
 def test_schedules_worked_by_hand(schedule: Schedule, expected: list[float]) -> None:
-    rates = [
-        learning_rate(step, peak=2.0, num_steps=9, warmup_steps=4, schedule=schedule, final=0.1) for step in range(9)
-    ]
+    rates = [learning_rate(step, peak=2.0, num_steps=9, warmup_steps=4, schedule=schedule, final=0.1) for step in range(9)]
     assert rates == pytest.approx(expected)
 
 

@@ -37,9 +37,7 @@ def test_chat_equals_transformers(template: str, with_system: bool, tmp_path: Pa
     system = [{"role": "system", "content": " Think first. "}] if with_system else []
     messages = [*system, *ASK, {"role": "assistant", "content": "2"}, {"role": "user", "content": "Sure?\n"}]
     auto = AutoTokenizer.from_pretrained(tmp_path)
-    assert render_chat(tokenizer, messages) == auto.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True
-    )
+    assert render_chat(tokenizer, messages) == auto.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def test_bare_and_r1_zero() -> None:
@@ -54,9 +52,7 @@ def test_bare_and_r1_zero() -> None:
 
 def test_chat_puts_the_instruction_first_and_the_prefill_last() -> None:
     prompt = Renderer(with_template(CHATML), "chat", instruction="Add.", prefill="<think>\n").prompt("1+1?")
-    assert prompt == (
-        "<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n<think>\n"
-    )
+    assert prompt == ("<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n<think>\n")
 
 
 def test_chat_without_a_template_says_what_to_do() -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROUND_TOKENS = 16
+ROUND_TOKENS = 8
 ROUND_ROWS = 4
 
 

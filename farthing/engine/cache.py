@@ -64,9 +64,7 @@ class KVCache:
         values[index] = v_S1KH[:, 0]
         q = q_S1NH.view(slots, num_kv_heads, num_heads // num_kv_heads, width)
         longest = self._mask.shape[-1]
-        out = F.scaled_dot_product_attention(
-            q, keys[:slots, :, :longest], values[:slots, :, :longest], attn_mask=self._mask
-        )
+        out = F.scaled_dot_product_attention(q, keys[:slots, :, :longest], values[:slots, :, :longest], attn_mask=self._mask)
         return out.reshape(slots, 1, num_heads, width)
 
 

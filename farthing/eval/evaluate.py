@@ -69,9 +69,7 @@ def evaluate(
 ) -> Evaluation:
     """`samples` completions of each problem, scored. The same seed asks the same questions with the same luck."""
     groups_P = score_groups(rollout(engine, renderer, problems, params, samples, ("eval", seed)), reward)
-    return Evaluation(
-        summarise(groups_P, params.temperature), groups_P, prefilled_tokens(groups_P), sampled_tokens(groups_P)
-    )
+    return Evaluation(summarise(groups_P, params.temperature), groups_P, prefilled_tokens(groups_P), sampled_tokens(groups_P))
 
 
 def summarise(groups_P: Sequence[Group], temperature: float) -> EvalResult:

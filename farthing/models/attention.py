@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from farthing.models.rope import rotate
+from farthing.models.fused import rms_norm, rotate
 from farthing.models.shape import ModelShape
 
 
@@ -51,7 +51,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class GroupedQueryAttention(nn.Module):
@@ -72,11 +72,11 @@ class GroupedQueryAttention(nn.Module):
         N, K = self.num_heads, self.num_kv_heads
         heads = self.qkv(x_BTD).view(rows, tokens, N + 2 * K, self.head_width)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k, v = heads.split((N, K, K), dim=2)
+            q, k, v = torch.split(heads, [N, K, K], dim=2)
             q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
         else:
-            qk, v = heads.split((N + K, K), dim=2)
-            q, k = rotate(qk, *rope).split((N, K), dim=2)
+            qk, v = torch.split(heads, [N + K, K], dim=2)
+            q, k = torch.split(rotate(qk, *rope), [N, K], dim=2)
         attended = attend(self.layer, q, k, v)
         out_BTD: Tensor = self.out(attended.reshape(rows, tokens, N * self.head_width))
         return out_BTD

@@ -41,9 +41,6 @@ def build_layer(shape: ModelShape, layer: int) -> Layer:
 class Decoder(nn.Module):
     """`forward` gives hidden states; `logits` and `models.head.token_logprobs` read them."""
 
-    rope_cos: Tensor
-    rope_sin: Tensor
-
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
@@ -53,18 +50,15 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(build_layer(shape, i) for i in range(shape.num_layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
         self.head = None if shape.tie_embeddings else nn.Linear(shape.width, shape.vocab_size, bias=False)
-        cos, sin = rope_table(shape)
-        self.register_buffer("rope_cos", cos, persistent=False)
-        self.register_buffer("rope_sin", sin, persistent=False)
+        # not a buffer: a model cast to bf16 must keep its angles in fp32
+        self._angles: tuple[Tensor, ...] | None = None
 
     @property
     def head_weight(self) -> Tensor:
         """[V, D], the embedding itself where the two are tied."""
         return self.embed.weight if self.head is None else self.head.weight
 
-    def forward(
-        self, tokens_BT: Tensor, positions_BT: Tensor | None = None, attend: Attend = attend_causally
-    ) -> Tensor:
+    def forward(self, tokens_BT: Tensor, positions_BT: Tensor | None = None, attend: Attend = attend_causally) -> Tensor:
         """Final normed hidden states [B, T, D]. Without positions every row starts at 0."""
         rope = self._rope(tokens_BT.shape[1], positions_BT)
         x_BTD = self.embed(tokens_BT)
@@ -81,12 +75,16 @@ class Decoder(nn.Module):
         return F.linear(hidden, self.head_weight)
 
     def _rope(self, num_tokens: int, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+        """fp32 cos and sin of the positions asked for, [B or 1, T, H / 2]."""
+        device = self.embed.weight.device
+        if self._angles is None or self._angles[0].device != device:
+            # the engine may be the first to ask, and what inference mode makes cannot be trained with
+            with torch.inference_mode(False):
+                self._angles = tuple(table.to(device) for table in rope_table(self.shape))
+        cos, sin = self._angles
         if positions_BT is None:
-            cos, sin = self.rope_cos[None, :num_tokens], self.rope_sin[None, :num_tokens]
-        else:
-            cos, sin = self.rope_cos[positions_BT], self.rope_sin[positions_BT]
-        dtype = self.embed.weight.dtype
-        return cos.to(dtype), sin.to(dtype)
+            return cos[None, :num_tokens], sin[None, :num_tokens]
+        return cos[positions_BT], sin[positions_BT]
 
 
 def init_weights(model: Decoder, seed: int) -> None:

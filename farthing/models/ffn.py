@@ -1,8 +1,8 @@
 """Hidden states -> transformed hidden states, token by token. SwiGLU (arXiv:2002.05202)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from farthing.models.fused import swiglu
 from farthing.models.shape import ModelShape
 
 
@@ -15,6 +15,5 @@ class DenseFFN(nn.Module):
         self.down = nn.Linear(shape.ffn_width, shape.width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
-        out_BTD: Tensor = self.down(F.silu(gate) * up)
+        out_BTD: Tensor = self.down(swiglu(self.gate_up(x_BTD)))
         return out_BTD

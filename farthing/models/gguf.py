@@ -45,9 +45,7 @@ LAYER_NAMES = {
 ROPE_FACTORS = "rope_freqs.weight"
 TOKEN_CONTROL, TOKEN_USER_DEFINED = 3, 4
 
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
@@ -155,9 +153,7 @@ def _with_rope_scaling(shape: ModelShape, reader: _Reader, file: Path) -> ModelS
     if stored is None:
         return shape
     divisors = torch.from_numpy(np.array(stored.data, dtype=np.float32))
-    scaling = RopeScaling(
-        factor=float(divisors.max()), low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192
-    )
+    scaling = RopeScaling(factor=float(divisors.max()), low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192)
     scaled = shape.model_copy(update={"rope_scaling": scaling})
     expected = rope_frequency(shape) / rope_frequency(scaled)
     if divisors.shape != expected.shape or not torch.allclose(divisors, expected, rtol=1e-3):

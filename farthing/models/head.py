@@ -19,9 +19,7 @@ CHUNK_ELEMENTS = 1 << 23
 ROUND_LOGITS = 128
 
 
-def token_logprobs(
-    model: Decoder, hidden_RD: Tensor, targets_R: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def token_logprobs(model: Decoder, hidden_RD: Tensor, targets_R: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """fp32 logprobs of `targets_R` under softmax(logits / temperature); entropies in nats (no gradient); both [R]."""
     weight_VD, device = model.head_weight, hidden_RD.device.type
     if torch.is_autocast_enabled(device):
@@ -61,9 +59,7 @@ def _chunk_rows(vocab_size: int) -> int:
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         num_rows = hidden_RD.shape[0]
         logprobs_R = torch.empty(num_rows, dtype=torch.float32, device=hidden_RD.device)
         entropy_R = torch.empty_like(logprobs_R)

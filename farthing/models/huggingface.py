@@ -22,7 +22,6 @@ from torch import Tensor
 from farthing.errors import DiskFull, ModelError
 from farthing.models.decoder import Decoder
 from farthing.models.families import Slot, config_from_shape, shape_from_config, slots
-from farthing.models.rope import rope_table
 from farthing.models.shape import ModelShape
 from farthing.tokenizer import Tokenizer
 
@@ -57,7 +56,6 @@ def empty_decoder(shape: ModelShape, dtype: torch.dtype) -> Decoder:
     with torch.device("meta"):
         model = Decoder(shape).to(dtype)
     model.to_empty(device="cpu")
-    model.rope_cos, model.rope_sin = rope_table(shape)
     return model
 
 
@@ -144,9 +142,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"no space left for {folder}; what was there before is kept. Free some, try again"
-            ) from error
+            raise DiskFull(f"no space left for {folder}; what was there before is kept. Free some, try again") from error
         raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

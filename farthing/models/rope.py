@@ -1,4 +1,4 @@
-"""Positions -> rotations of query and key heads (RoFormer, arXiv:2104.09864), in Hugging Face's half-split layout."""
+"""Positions -> the angles of query and key heads (RoFormer, arXiv:2104.09864), in Hugging Face's half-split layout."""
 
 import math
 
@@ -27,10 +27,3 @@ def _scale_frequency(frequency: Tensor, scaling: RopeScaling) -> Tensor:
     blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     blend = blend.clamp(0.0, 1.0)
     return frequency / scaling.factor * (1 - blend) + frequency * blend
-
-
-def rotate(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
-    """Rotates each head by its position; cos and sin are [B or 1, T, H / 2]."""
-    cos, sin = cos_BTH.unsqueeze(2), sin_BTH.unsqueeze(2)
-    first, second = x_BTNH.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -93,9 +93,7 @@ def train(stage: Stage[GrpoConfig]) -> None:
     stage.finish(evals, {"prompts": stream.cursor})
 
 
-def collect(
-    stage: Stage[GrpoConfig], engine: Engine, stream: ProblemStream, step: int
-) -> tuple[list[Group], Tensor]:
+def collect(stage: Stage[GrpoConfig], engine: Engine, stream: ProblemStream, step: int) -> tuple[list[Group], Tensor]:
     """P scored groups and their rewards [P, G]. Dynamic sampling replaces flat groups by new prompts (DAPO, section 3.2)."""
     run, config = stage.run, stage.config
     groups_P = sample_and_score(stage, engine, stream, config.num_prompts, (step, 0))
@@ -119,9 +117,7 @@ def sample_and_score(
 ) -> list[Group]:
     """`count` new prompts -> scored groups; on the clock as rollout and reward."""
     run, config = stage.run, stage.config
-    params = SamplingParams(
-        config.temperature, config.top_p, config.top_k, config.max_completion_tokens, tuple(config.stop)
-    )
+    params = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_completion_tokens, tuple(config.stop))
     with run.phase("rollout") as spent:
         path = (stage.seed, stage.name, *place)
         groups = rollout(engine, stage.renderer, stream.take(count), params, config.group_size, path)
@@ -186,9 +182,7 @@ def update(
     """`num_minibatches` optimizer steps, each on its share of the rollouts; groups stay together where they can."""
     tally = Tally()
     size = len(rollouts) // config.num_minibatches
-    parts = [
-        Minibatch(rollouts[i : i + size], advantages[i : i + size], config) for i in range(0, len(rollouts), size)
-    ]
+    parts = [Minibatch(rollouts[i : i + size], advantages[i : i + size], config) for i in range(0, len(rollouts), size)]
     if config.num_minibatches > 1 and config.old_logprobs == "recompute":
         for part in parts:
             part.remember_old_logprobs(model)
@@ -224,9 +218,7 @@ class Minibatch:
     def remember_old_logprobs(self, model: Decoder) -> None:
         """The policy's logprobs before the first optimizer step of this rollout batch."""
         temperature = self.config.temperature
-        self.old_logprobs = [
-            completion_logprobs(model, b.tokens_BT, b.loss_mask_BT, temperature)[0] for b in self.batches
-        ]
+        self.old_logprobs = [completion_logprobs(model, b.tokens_BT, b.loss_mask_BT, temperature)[0] for b in self.batches]
 
     def backward(self, model: Decoder, reference: Decoder | None, number: int, tally: Tally) -> None:
         """Adds microbatch `number`'s gradient, with the whole step's denominators."""
@@ -248,7 +240,7 @@ class Minibatch:
             ref_logprobs_BT,
             sampled_BT,
         )
-        result.loss.backward()
+        torch.autograd.backward(result.loss)
         tally.loss += float(result.loss.detach())
         tally.kl += float(result.kl)
         tally.clipped += float(result.clipped)

@@ -3,6 +3,8 @@
 `sft` is the same loop from given weights; only where the recipe's stage starts differs.
 """
 
+import torch
+
 from farthing.config import CorpusStageConfig
 from farthing.data.batches import Row, microbatches, padding_share
 from farthing.data.corpus import Corpus
@@ -12,7 +14,7 @@ from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
 from farthing.optim import Optimizer
-from farthing.stages.stage import Stage, held_out, is_due, training_flops
+from farthing.stages.stage import Stage, Stateful, held_out, is_due, training_flops
 from farthing.tasks.stream import ProblemStream
 
 
@@ -26,7 +28,7 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
         corpus = Corpus(stream, stage.renderer, config.styles)
         engine = Engine(model, stage.renderer.tokenizer)
         problems = held_out(stream, config.eval)
-        parts = {"optimizer": optimizer, "stream": stream}
+        parts: dict[str, Stateful] = {"optimizer": optimizer, "stream": stream}
         first = stage.resume(parts)
 
     score = None
@@ -59,7 +61,7 @@ def update(
     for batch in batches:
         logprobs_BT, _ = completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT)
         loss = cross_entropy(logprobs_BT, num_loss_tokens)
-        loss.backward()
+        torch.autograd.backward(loss)
         total += float(loss.detach())
     if total != total:
         optimizer.zero_grad()

@@ -197,4 +197,3 @@ def training_flops(model: Decoder, num_tokens: int, num_rows: int, num_loss_toke
     """Forward and backward: three times the forward pass. Recomputed activations are not counted (model FLOPs)."""
     context = num_tokens / max(num_rows, 1) / 2
     return 3 * model.shape.forward_flops(num_tokens, context, num_loss_tokens)
-

@@ -25,9 +25,7 @@ class ProblemStream:
     def take(self, count: int) -> list[Problem]:
         first = self.cursor
         self.cursor += count
-        return [
-            self._mixture.draw("train", index, self.seed, self.test_share) for index in range(first, self.cursor)
-        ]
+        return [self._mixture.draw("train", index, self.seed, self.test_share) for index in range(first, self.cursor)]
 
     def held_out(self, count: int) -> list[Problem]:
         """`count` distinct problems that training never draws, the same for every seed of the recipe."""

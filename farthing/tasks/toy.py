@@ -12,42 +12,34 @@ from farthing.tasks.problem import Problem
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def running_total(rng: random.Random, min_terms: int = 5, max_terms: int = 8, modulus: int = 100) -> Problem:
-    """`total a47 b5 c8?` -> `a47 b5 52 c8 60`: add one-digit terms to a number, modulo 100.
+def running_total(rng: random.Random, min_terms: int = 5, max_terms: int = 8) -> Problem:
+    """`a47b5c8?` -> `a47b5=52c8=60`: add one-digit terms to a number, 99 being followed by 00.
 
     The chain names each term before it gives the new total, so that no step has to look up and add at once.
     """
-    total = rng.randrange(modulus)
-    question, chain = [f"a{total:02d}"], [f"a{total:02d}"]
-    for letter in LETTERS[1 : rng.randint(min_terms, max_terms)]:
+    numbers = [f"{n:02d}" for n in range(100)]
+    return _walk(rng, numbers, rng.randint(min_terms, max_terms), "running_total")
+
+
+def letter_walk(rng: random.Random, min_terms: int = 5, max_terms: int = 8) -> Problem:
+    """`akb5c8?` -> `akb5=pc8=x`: go along the alphabet from a letter, z being followed by a."""
+    return _walk(rng, list(LETTERS), rng.randint(min_terms, max_terms), "letter_walk")
+
+
+def _walk(rng: random.Random, places: list[str], num_terms: int, task: str) -> Problem:
+    """Start at one of `places` and go 1 to 9 forward, term after term, round and round."""
+    at = rng.randrange(len(places))
+    question = [f"a{places[at]}"]
+    chain = list(question)
+    for label in LETTERS[1:num_terms]:
         term = rng.randint(1, 9)
-        total = (total + term) % modulus
-        question.append(f"{letter}{term}")
-        chain.append(f"{letter}{term} {total:02d}")
-    return Problem(f"total {' '.join(question)}?", f"{total:02d}", "running_total", chains=(" ".join(chain),))
+        at = (at + term) % len(places)
+        question.append(f"{label}{term}")
+        chain.append(f"{label}{term}={places[at]}")
+    return Problem(f"{''.join(question)}?", places[at], task, chains=("".join(chain),))
 
 
-MOVES: dict[str, Callable[[str], str]] = {
-    "L": lambda word: word[1:] + word[0],
-    "V": lambda word: word[::-1],
-    "S": lambda word: word[1] + word[0] + word[2:],
-}
-"""Rotate left, reverse, swap the first two letters: together they reach every order of the letters."""
+GENERATORS: dict[str, Callable[..., Problem]] = {"running_total": running_total, "letter_walk": letter_walk}
 
-
-def letter_moves(rng: random.Random, min_moves: int = 4, max_moves: int = 7, length: int = 3) -> Problem:
-    """`moves kdp aL bV cS?` -> `aLdpk bVkpd cSpkd`: apply moves to a word in turn; the chain is the word after each."""
-    word = "".join(rng.sample(LETTERS, length))
-    start, question, chain = word, [], []
-    for letter in LETTERS[: rng.randint(min_moves, max_moves)]:
-        move = rng.choice(sorted(MOVES))
-        word = MOVES[move](word)
-        question.append(f"{letter}{move}")
-        chain.append(f"{letter}{move}{word}")
-    return Problem(f"moves {start} {' '.join(question)}?", word, "letter_moves", chains=(" ".join(chain),))
-
-
-GENERATORS: dict[str, Callable[..., Problem]] = {"running_total": running_total, "letter_moves": letter_moves}
-
-ALPHABET = LETTERS + "LVS" + "0123456789 ?\n"
+ALPHABET = LETTERS + "0123456789=?\n"
 """Every character these generators write, for a character tokenizer."""

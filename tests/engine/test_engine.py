@@ -98,9 +98,7 @@ def test_a_prompt_is_prefilled_once_however_its_group_is_split(model: Decoder, t
     passes: list[Tensor] = []
     hook = model.register_forward_pre_hook(lambda _module, args: passes.append(args[0].clone()))
     try:
-        groups = Engine(model, tokenizer, num_slots=4).generate(
-            prompts, group_seeds(6, 5), SamplingParams(max_tokens=6)
-        )
+        groups = Engine(model, tokenizer, num_slots=4).generate(prompts, group_seeds(6, 5), SamplingParams(max_tokens=6))
     finally:
         hook.remove()
     assert [len(group) for group in groups] == [5] * 6
@@ -124,9 +122,7 @@ def test_an_engine_that_has_served_before_answers_to_the_last_bit_like_a_fresh_o
     assert engine.generate(prompts, seeds, params) == fresh
 
 
-def test_stop_strings_end_where_they_first_appear(
-    model: Decoder, tokenizer: Tokenizer, prompts: list[list[int]]
-) -> None:
+def test_stop_strings_end_where_they_first_appear(model: Decoder, tokenizer: Tokenizer, prompts: list[list[int]]) -> None:
     engine, seeds = Engine(model, tokenizer, num_slots=3), group_seeds(5, 2)
     free = engine.generate(prompts, seeds, SamplingParams(max_tokens=30, ignore_eos=True))
     longest = max((c for group in free for c in group), key=lambda c: len(set(c.tokens)))

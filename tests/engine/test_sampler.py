@@ -180,9 +180,7 @@ def test_the_ends_of_the_unit_interval_give_the_first_and_last_possible_token() 
     assert draw(logits, SamplingParams(), seeds).tokens_B.tolist() == [1, 3]
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"max_tokens": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"max_tokens": 0}])
 def test_impossible_settings_are_named(wrong: dict[str, float]) -> None:
     ((name, value),) = wrong.items()
     with pytest.raises(RecipeError, match=rf"sampling needs .*got .*{name}={value}"):

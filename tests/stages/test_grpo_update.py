@@ -65,9 +65,7 @@ def sampled(model: Decoder, c: GrpoConfig, step: int = 0, num_slots: int = 7) ->
     groups = Engine(model, TOKENIZER, num_slots).generate(prompts, seeds, params)
     problem = Problem("", "", "tiny")
     return [
-        Rollout(problem, prompt, completion, "")
-        for prompt, group in zip(prompts, groups, strict=True)
-        for completion in group
+        Rollout(problem, prompt, completion, "") for prompt, group in zip(prompts, groups, strict=True) for completion in group
     ]
 
 
@@ -170,17 +168,13 @@ def test_a_step_of_flat_groups_alone_changes_nothing(model: Decoder, rollouts: l
     assert tally.metrics()["grad_norm"] == 0.0
 
 
-def test_recomputed_activations_give_the_same_update(
-    model: Decoder, rollouts: list[Rollout], advantages: Tensor
-) -> None:
+def test_recomputed_activations_give_the_same_update(model: Decoder, rollouts: list[Rollout], advantages: Tensor) -> None:
     kept, _ = updated(model, rollouts, advantages, config())
     recomputed, _ = updated(model, rollouts, advantages, config(recompute_activations=True))
     assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
 
 
-@pytest.mark.parametrize(
-    "sampling", [{}, {"temperature": 0.6}, {"top_p": 0.7}, {"top_k": 4, "top_p": 0.9, "temperature": 1.5}]
-)
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.6}, {"top_p": 0.7}, {"top_k": 4, "top_p": 0.9, "temperature": 1.5}])
 def test_engine_and_trainer_agree_on_logprobs(model: Decoder, advantages: Tensor, sampling: dict[str, Any]) -> None:
     c = config(**sampling)
     _, tally = updated(model, sampled(model, c), advantages.abs() + 0.1, c)

@@ -54,7 +54,7 @@ def test_an_empty_side_is_an_error() -> None:
 def test_draws_are_the_same_in_another_process() -> None:
     code = (
         "from farthing.tasks import draw, open_task\n"
-        "for spec in ('gym:chain_sum', 'gym:letter_counting', 'gym:pool_matrix', 'toy:letter_moves'):\n"
+        "for spec in ('gym:chain_sum', 'gym:letter_counting', 'gym:pool_matrix', 'toy:letter_walk'):\n"
         "    print(draw(open_task(spec), 'train', 7, 1, 0.1).content_hash)\n"
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
@@ -63,9 +63,7 @@ def test_draws_are_the_same_in_another_process() -> None:
 
 
 @pytest.mark.parametrize("dataset", HASH_ORDERED)
-def test_datasets_that_change_with_the_hash_seed_need_a_fixed_one(
-    dataset: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_datasets_that_change_with_the_hash_seed_need_a_fixed_one(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
     with pytest.raises(DataError, match="PYTHONHASHSEED=0"):
         open_task(f"gym:{dataset}")

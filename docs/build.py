@@ -1,0 +1,80 @@
+"""The code -> docs/reference.md: every command, recipe key, metric and error. Run it to write the page; a test compares."""
+
+import inspect
+from pathlib import Path
+from typing import Any, get_args
+
+import typer.main
+from pydantic.fields import FieldInfo
+
+from farthing import config, errors
+from farthing.cli import app
+from farthing.metrics import METRICS
+
+TABLES = (
+    config.Recipe,
+    config.ModelConfig,
+    config.ShapeConfig,
+    config.PromptConfig,
+    config.TaskConfig,
+    config.PretrainConfig,
+    config.StyleConfig,
+    config.SftConfig,
+    config.GrpoConfig,
+    config.RewardConfig,
+    config.EvalConfig,
+    config.OptimConfig,
+    config.CheckpointConfig,
+    config.HardwareConfig,
+)
+
+
+def build() -> str:
+    parts = [
+        "# Reference\n\nMade from the code by `python docs/build.py`; do not edit.\n",
+        "## Commands\n",
+        *_commands(),
+        "## Recipe keys\n\nA recipe is TOML. Stages are tables under `[stages]`, in order.\n",
+        *map(_table, TABLES),
+        "## Metrics\n\n`metrics.jsonl` has a line a step with these names.\n\n| name | unit | meaning |\n|---|---|---|",
+        *(f"| `{name}` | {m.unit} | {m.meaning} |" for name, m in METRICS.items()),
+        "\n## Errors and exit codes\n\n```text",
+        inspect.cleandoc(errors.__doc__ or ""),
+        "```",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _commands() -> list[str]:
+    group: Any = typer.main.get_command(app)
+    lines = []
+    for name, command in group.commands.items():
+        text = inspect.cleandoc(command.help or "").replace("[bold]", "").replace("[/bold]", "")
+        lines.append(f"### farthing {name}\n\n```text\n{text}\n```\n")
+        rows = [_option(p) for p in command.params if p.name != "help"]
+        lines += ["| option | meaning |", "|---|---|", *rows, ""]
+    return lines
+
+
+def _option(parameter: Any) -> str:
+    name = ", ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.metavar or parameter.name
+    return f"| `{name}` | {getattr(parameter, 'help', '') or ''} |"
+
+
+def _table(model: type[config.Config]) -> str:
+    kinds = get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+    title = f'`kind = "{kinds[0]}"`' if kinds else f"`{model.__name__}`"
+    rows = [f"| `{name}` | {_default(field)} | {field.description or ''} |" for name, field in model.model_fields.items()]
+    doc = inspect.cleandoc(model.__doc__ or "")
+    return "\n".join([f"### {title}\n\n{doc}\n\n| key | default | meaning |", "|---|---|---|", *rows, ""])
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "(needed)"
+    value = field.get_default(call_default_factory=True)
+    return "(table)" if isinstance(value, config.Config) else f"`{value!r}`"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("reference.md").write_text(build())

@@ -1,0 +1,161 @@
+// Elementwise parts of a decoder layer, each in one pass over memory: RMSNorm, SwiGLU, rotary positions, with gradients.
+// Built by fused.py with the system's compiler and called through ctypes; fused.py holds the same functions in PyTorch.
+// Sums run in a fixed order for a fixed number of threads, so results repeat to the bit.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <omp.h>
+
+namespace {
+
+struct bf16 { uint16_t bits; };
+
+inline float load(const float* p, int64_t i) { return p[i]; }
+inline float load(const bf16* p, int64_t i) {
+  uint32_t word = uint32_t(p[i].bits) << 16;
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+inline void store(float* p, int64_t i, float value) { p[i] = value; }
+inline void store(bf16* p, int64_t i, float value) {  // round to nearest even; NaN stays NaN
+  uint32_t word;
+  std::memcpy(&word, &value, 4);
+  uint32_t rounded = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
+  p[i].bits = (word & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : uint16_t(rounded);
+}
+
+// Cephes expf: 2^n times a polynomial; plain arithmetic, so that the compiler vectorises it
+inline float fast_exp(float x) {
+  x = x > 88.f ? 88.f : x;
+  x = x < -87.f ? -87.f : x;
+  float n = std::floor(x * 1.44269504f + 0.5f);
+  float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  float e = p * r * r + r + 1.f;
+  int32_t exponent = (int32_t(n) + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &exponent, 4);
+  return e * scale;
+}
+
+constexpr int64_t kSerialElements = 1 << 14;  // below this, waking the other threads costs more than it saves
+
+template <typename T>
+void rmsnorm_forward(const T* x, const T* weight, T* y, float* rstd, int64_t rows, int64_t width, float eps) {
+#pragma omp parallel for schedule(static) if (rows * width > kSerialElements)
+  for (int64_t r = 0; r < rows; r++) {
+    const T* xr = x + r * width;
+    T* yr = y + r * width;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++) { float v = load(xr, i); sum += v * v; }
+    float scale = 1.f / std::sqrt(sum / width + eps);
+    rstd[r] = scale;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) store(yr, i, load(xr, i) * scale * load(weight, i));
+  }
+}
+
+// grad_weight holds one row per thread; the caller adds the rows up
+template <typename T>
+void rmsnorm_backward(const T* grad, const T* x, const T* weight, const float* rstd, T* grad_x, float* grad_weight,
+                      int64_t rows, int64_t width, int64_t threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    float* gw = grad_weight + omp_get_thread_num() * width;
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+      const T *xr = x + r * width, *gr = grad + r * width;
+      T* out = grad_x + r * width;
+      float scale = rstd[r], dot = 0;
+#pragma omp simd reduction(+ : dot)
+      for (int64_t i = 0; i < width; i++) {
+        float g = load(gr, i), normed = load(xr, i) * scale;
+        gw[i] += g * normed;
+        dot += g * load(weight, i) * normed;
+      }
+      float mean = dot / width;
+#pragma omp simd
+      for (int64_t i = 0; i < width; i++)
+        store(out, i, scale * (load(gr, i) * load(weight, i) - load(xr, i) * scale * mean));
+    }
+  }
+}
+
+template <typename T>
+void swiglu_forward(const T* gate_up, T* out, int64_t rows, int64_t width) {
+#pragma omp parallel for schedule(static) if (rows * width > kSerialElements)
+  for (int64_t r = 0; r < rows; r++) {
+    const T *gate = gate_up + 2 * r * width, *up = gate + width;
+    T* o = out + r * width;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) {
+      float g = load(gate, i);
+      store(o, i, g / (1.f + fast_exp(-g)) * load(up, i));
+    }
+  }
+}
+
+template <typename T>
+void swiglu_backward(const T* grad, const T* gate_up, T* grad_gate_up, int64_t rows, int64_t width) {
+#pragma omp parallel for schedule(static) if (rows * width > kSerialElements)
+  for (int64_t r = 0; r < rows; r++) {
+    const T *gate = gate_up + 2 * r * width, *up = gate + width, *d = grad + r * width;
+    T *grad_gate = grad_gate_up + 2 * r * width, *grad_up = grad_gate + width;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) {
+      float g = load(gate, i), s = 1.f / (1.f + fast_exp(-g)), di = load(d, i);
+      store(grad_up, i, di * g * s);
+      store(grad_gate, i, di * load(up, i) * s * (1.f + g * (1.f - s)));
+    }
+  }
+}
+
+// x: rows of `heads` heads, `x_stride` elements from row to row; y is dense; row r takes angle row r % periods
+template <typename T>
+void rotate(const T* x, const float* cos, const float* sin, T* y, int64_t rows, int64_t heads, int64_t head_width,
+            int64_t x_stride, int64_t periods, float sign) {
+  const int64_t half = head_width / 2;
+#pragma omp parallel for schedule(static) if (rows * heads * head_width > kSerialElements)
+  for (int64_t r = 0; r < rows; r++) {
+    const float *c = cos + (r % periods) * half, *s = sin + (r % periods) * half;
+    for (int64_t h = 0; h < heads; h++) {
+      const T* a = x + r * x_stride + h * head_width;
+      T* out = y + (r * heads + h) * head_width;
+#pragma omp simd
+      for (int64_t i = 0; i < half; i++) {
+        float first = load(a, i), second = load(a, i + half), sine = sign * s[i];
+        store(out, i, first * c[i] - second * sine);
+        store(out, i + half, second * c[i] + first * sine);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+#define EXPORT(NAME, T)                                                                                               \
+  extern "C" void rmsnorm_forward_##NAME(const T* x, const T* w, T* y, float* s, int64_t r, int64_t d, float eps) {    \
+    rmsnorm_forward(x, w, y, s, r, d, eps);                                                                           \
+  }                                                                                                                   \
+  extern "C" void rmsnorm_backward_##NAME(const T* g, const T* x, const T* w, const float* s, T* gx, float* gw,        \
+                                          int64_t r, int64_t d, int64_t threads) {                                    \
+    rmsnorm_backward(g, x, w, s, gx, gw, r, d, threads);                                                              \
+  }                                                                                                                   \
+  extern "C" void swiglu_forward_##NAME(const T* x, T* y, int64_t r, int64_t d) { swiglu_forward(x, y, r, d); }        \
+  extern "C" void swiglu_backward_##NAME(const T* g, const T* x, T* gx, int64_t r, int64_t d) {                        \
+    swiglu_backward(g, x, gx, r, d);                                                                                  \
+  }                                                                                                                   \
+  extern "C" void rotate_##NAME(const T* x, const float* c, const float* s, T* y, int64_t r, int64_t n, int64_t h,     \
+                                int64_t stride, int64_t periods, float sign) {                                        \
+    rotate(x, c, s, y, r, n, h, stride, periods, sign);                                                               \
+  }
+EXPORT(f32, float)
+EXPORT(bf16, bf16)

@@ -1,0 +1,169 @@
+"""RMSNorm, SwiGLU and rotation of heads, each in one pass over memory on CPUs, with their gradients.
+
+PyTorch runs these as chains of small operators on CPU, which cost more than the matmuls of a small model. Where a C++ compiler
+is present, `fused.cpp` is built once (a second or two, cached in the user's cache folder) and called through ctypes; everywhere
+else, on GPUs, and with FARTHING_KERNELS=off, the same functions run in plain PyTorch. A test holds the two equal.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("fused.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last axis (arXiv:1910.07467), in fp32 inside, result in x's dtype."""
+    if _can_fuse(x, weight):
+        return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return,no-untyped-call]
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of [..., gate | up] (arXiv:2002.05202)."""
+    if _can_fuse(gate_up):
+        return _SwiGLU.apply(gate_up)  # type: ignore[no-any-return,no-untyped-call]
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def rotate(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
+    """Rotates each head by its position; cos and sin are fp32 [B or 1, T, H / 2]."""
+    if _can_fuse(x_BTNH):
+        return _Rotate.apply(x_BTNH, cos_BTH.contiguous(), sin_BTH.contiguous())  # type: ignore[no-any-return,no-untyped-call]
+    cos, sin = (angle.unsqueeze(2).to(x_BTNH.dtype) for angle in (cos_BTH, sin_BTH))
+    first, second = x_BTNH.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def _can_fuse(*tensors: Tensor) -> bool:
+    first = tensors[0]
+    same = all(t.dtype == first.dtype and t.device.type == "cpu" for t in tensors)
+    return same and first.dtype in _SUFFIX and library() is not None
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        y = torch.empty_like(x)
+        rstd = torch.empty(x.shape[:-1], dtype=torch.float32)
+        width = x.shape[-1]
+        _call("rmsnorm_forward", x, x, weight, y, rstd, x.numel() // width, width, ctypes.c_float(eps))
+        ctx.save_for_backward(x, weight, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, rstd = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x, width, threads = torch.empty_like(x), x.shape[-1], torch.get_num_threads()
+        grad_weight = torch.zeros(threads, width)
+        rows = x.numel() // width
+        _call("rmsnorm_backward", x, grad, x, weight, rstd, grad_x, grad_weight, rows, width, threads)
+        return grad_x, grad_weight.sum(0).to(weight.dtype), None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate_up = gate_up.contiguous()
+        width = gate_up.shape[-1] // 2
+        out = gate_up.new_empty(*gate_up.shape[:-1], width)
+        _call("swiglu_forward", gate_up, gate_up, out, out.numel() // width, width)
+        ctx.save_for_backward(gate_up)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_gate_up, width = torch.empty_like(gate_up), grad.shape[-1]
+        _call("swiglu_backward", gate_up, grad, gate_up, grad_gate_up, grad.numel() // width, width)
+        return grad_gate_up
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_BTH, sin_BTH)
+        return _rotated(x_BTNH, cos_BTH, sin_BTH, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos_BTH, sin_BTH = ctx.saved_tensors
+        return _rotated(grad, cos_BTH, sin_BTH, -1.0), None, None
+
+
+def _rotated(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, sign: float) -> Tensor:
+    """A rotation's gradient is the rotation back, so both directions are this."""
+    batch, tokens, heads, width = x_BTNH.shape
+    row_is_dense = x_BTNH.stride(3) == 1 and x_BTNH.stride(2) == width
+    if not row_is_dense or x_BTNH.stride(0) != tokens * x_BTNH.stride(1):
+        x_BTNH = x_BTNH.contiguous()
+    y = torch.empty(x_BTNH.shape, dtype=x_BTNH.dtype)
+    periods = cos_BTH.shape[0] * cos_BTH.shape[1]
+    sizes = (batch * tokens, heads, width, x_BTNH.stride(1), periods)
+    _call("rotate", x_BTNH, x_BTNH, cos_BTH, sin_BTH, y, *sizes, ctypes.c_float(sign))
+    return y
+
+
+def _call(name: str, like: Tensor, *args: Any) -> None:
+    loaded = library()
+    assert loaded is not None, "callers check _can_fuse first"
+    pointers = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in args]
+    converted = [ctypes.c_int64(a) if isinstance(a, int) else a for a in pointers]
+    getattr(loaded, f"{name}_{_SUFFIX[like.dtype]}")(*converted)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The built kernels; None where they are switched off, there is no compiler, or it cannot build them."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if os.environ.get("FARTHING_KERNELS") == "off" or compiler is None:
+        return None
+    identity = "\n".join((SOURCE.read_text(), *FLAGS, compiler, _cpu(), torch.__version__))
+    name = f"fused-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    cached = platformdirs.user_cache_path("farthing") / name
+    try:
+        if not cached.is_file():
+            _build(compiler, cached)
+        return ctypes.CDLL(str(cached))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _build(compiler: str, target: Path) -> None:
+    """Compiles and links against the OpenMP runtime that torch has loaded: two in one process would fight for the cores."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    runtimes = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))
+    link = [str(runtimes[0])] if runtimes else ["-fopenmp"]
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made, built = Path(folder) / "fused.o", Path(folder) / target.name
+        steps = ([*FLAGS, "-c", str(SOURCE), "-o", str(made)], ["-shared", str(made), *link, "-o", str(built)])
+        for arguments in steps:
+            subprocess.run([compiler, *arguments], check=True, capture_output=True, timeout=120)
+        os.replace(built, target)
+
+
+def _cpu() -> str:
+    """-march=native code must not meet another CPU, as it could in a home folder that machines share."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    return next((line for line in text.splitlines() if line.startswith("flags")), platform.machine())
