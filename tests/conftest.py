@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+# two workers share two cores: threads of their own would fight
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 MICRO = Path(__file__).parent / "data" / "micro.toml"
 
 
