@@ -269,8 +269,9 @@ class Recipe(Config):
     stages: Annotated[dict[str, AnyStage], Field(min_length=1)]
 
     def digest(self) -> str:
-        """sha256 of the canonical JSON of everything that decides the result."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """sha256 of the canonical JSON of everything that decides the result; words for people are left out."""
+        decisive = self.model_dump(mode="json", exclude={"description", "expect"})
+        text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

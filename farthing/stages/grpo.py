@@ -49,6 +49,8 @@ def train(stage: Stage[GrpoConfig]) -> None:
         engine = Engine(model, stage.renderer.tokenizer, config.num_slots)
         stream = ProblemStream(config.tasks, stage.seed, config.test_share)
         problems = held_out(stream, config.eval)
+        for note in stream.notes():
+            run.message(note)
         parts: dict[str, Stateful] = {"optimizer": optimizer, "stream": stream}
         if reference is not None:
             parts["reference"] = reference

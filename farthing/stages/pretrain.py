@@ -28,6 +28,8 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
         corpus = Corpus(stream, stage.renderer, config.styles)
         engine = Engine(model, stage.renderer.tokenizer)
         problems = held_out(stream, config.eval)
+        for note in stream.notes():
+            run.message(note)
         parts: dict[str, Stateful] = {"optimizer": optimizer, "stream": stream}
         first = stage.resume(parts)
 

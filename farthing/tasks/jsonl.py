@@ -1,6 +1,7 @@
 """A JSONL file of questions and answers -> a task; every bad line is an error with its number, or counted if asked.
 
-One object a line: "question", "answer" and "verifier", optionally "id" and "choices" (a list of texts, which are put
+One object a line: "question", "answer" and "verifier", optionally "id", "chain" (a chain of thought to train on) and
+"choices" (a list of texts, which are put
 under the question as (A), (B), ... and verified by "choice").
 """
 
@@ -13,7 +14,7 @@ from farthing.errors import DataError
 from farthing.tasks.problem import Problem
 
 KEYS: Mapping[str, type] = {"question": str, "answer": str, "verifier": str}
-OPTIONAL_KEYS: Mapping[str, type] = {"id": str, "choices": list}
+OPTIONAL_KEYS: Mapping[str, type] = {"id": str, "choices": list, "chain": str}
 VERIFIERS = ("choice", "exact", "math", "number")
 """Those that need nothing but the answer."""
 MAX_CHOICES = 26
@@ -86,8 +87,9 @@ def problem_of(line: bytes, task: str) -> Problem:
     question = record["question"]
     if choices is not None:
         question += "\n" + "\n".join(f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(choices))
-    metadata = {key: record[key] for key in OPTIONAL_KEYS if key in record}
-    return Problem(question, record["answer"], task, record["verifier"], metadata)
+    metadata = {key: record[key] for key in ("id", "choices") if key in record}
+    chains = (record["chain"],) if "chain" in record else ()
+    return Problem(question, record["answer"], task, record["verifier"], metadata, chains)
 
 
 def check_record(record: Any) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from farthing.config import TaskConfig
+from farthing.tasks.jsonl import JsonlTask
 from farthing.tasks.mixture import Curriculum, Mixture
 from farthing.tasks.problem import Problem
 from farthing.tasks.source import open_levels, open_task
-from farthing.tasks.task import Drawable, SplitTask, test_set
+from farthing.tasks.task import Drawable, SplitTask, Task, test_set
 
 
 class ProblemStream:
@@ -26,6 +27,10 @@ class ProblemStream:
         first = self.cursor
         self.cursor += count
         return [self._mixture.draw("train", index, self.seed, self.test_share) for index in range(first, self.cursor)]
+
+    def notes(self) -> list[str]:
+        """What a user must know of the sources: lines that were skipped, questions that repeat."""
+        return [note for source, _ in self._mixture.sources if isinstance(source, SplitTask) for note in notes_of(source.task)]
 
     def held_out(self, count: int) -> list[Problem]:
         """`count` distinct problems that training never draws, the same for every seed of the recipe."""
@@ -52,6 +57,16 @@ class ProblemStream:
         self.cursor = int(state["cursor"])
         for curriculum, saved in zip(self._curricula, state["curricula"], strict=True):
             curriculum.load_state_dict(saved)
+
+
+def notes_of(task: Task) -> list[str]:
+    if not isinstance(task, JsonlTask):
+        return []
+    skipped = (
+        [f"{task.path}: {len(task.skipped)} bad lines skipped, the first at line {task.skipped[0][0]}"] if task.skipped else []
+    )
+    repeated = [f"{task.path}: {task.num_duplicates} repeated questions kept once"] if task.num_duplicates else []
+    return skipped + repeated
 
 
 def open_drawable(task: TaskConfig) -> Drawable:
