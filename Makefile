@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 RUN_ARGS ?=
+NAME ?= --help
 BIN := .venv/bin
 
 .PHONY: demo test venv lint slow bench docs clean
@@ -33,8 +34,9 @@ lint: venv
 slow: venv
 	$(BIN)/python -m pytest -m slow
 
+# make bench NAME=r1-zero-tiny
 bench: venv
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(NAME)
 
 clean:
 	rm -rf .venv build dist *.egg-info

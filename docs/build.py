@@ -1,6 +1,13 @@
-"""The code -> docs/reference.md: every command, recipe key, metric and error. Run it to write the page; a test compares."""
+"""The code -> docs/reference.md: every command, recipe key, metric and error. Run it to write the page; a test compares.
+
+`python docs/build.py RUN` also puts the output of a run into README.md.
+"""
 
 import inspect
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,6 +18,7 @@ from farthing import config, errors
 from farthing.cli import app
 from farthing.metrics import METRICS
 
+README = Path(__file__).parent.parent / "README.md"
 TABLES = (
     config.Recipe,
     config.ModelConfig,
@@ -76,5 +84,32 @@ def _default(field: FieldInfo) -> str:
     return "(table)" if isinstance(value, config.Config) else f"`{value!r}`"
 
 
+def shown(verb: str, run_dir: str) -> str:
+    """What a user sees of a run, 88 columns wide."""
+    command = [sys.executable, "-m", "farthing", verb, run_dir]
+    environment = {**os.environ, "COLUMNS": "88"}
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    return "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
+
+
+def fill_readme(run_dir: str) -> None:
+    """Puts a run's own output between the markers of README.md, with where and when it ran."""
+    info = json.loads((Path(run_dir) / "run.json").read_text())
+    machine = f"{info['machine']['cpu']}, {info['machine']['cores']} cores"
+    bill = shown("bill", run_dir)
+    texts = {
+        "where": f"commit {info['commit'][:10]}, {info['created'][:10]}, {machine}",
+        "show": f"\n```text\n{shown('show', run_dir)}\n```\n",
+        "bill": f"\n```text\n{bill[: bill.index('Prices')].rstrip()}\n```\n",
+    }
+    text = README.read_text()
+    for name, value in texts.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        text = text[: text.index(begin) + len(begin)] + value + text[text.index(end) :]
+    README.write_text(text)
+
+
 if __name__ == "__main__":
     Path(__file__).with_name("reference.md").write_text(build())
+    if len(sys.argv) > 1:
+        fill_readme(sys.argv[1])

@@ -42,6 +42,10 @@ def main() -> None:
         errors.print(f"[bold red]error:[/bold red] {type(error).__name__}: ", end="", highlight=False)
         errors.print(str(error), markup=False, highlight=False)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # the path is in the error: no permission, not a folder, name too long
+        errors.print(f"error: {error}", markup=False, highlight=False)
+        sys.exit(1)
     except KeyboardInterrupt:
         errors.print("stopped at once; the same command goes on from the last checkpoint")
         sys.exit(130)

@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from farthing.config import GrpoConfig, Recipe, StageConfig
 from farthing.errors import RecipeError, TrainingDiverged
+from farthing.models import fused
 from farthing.models.decoder import Decoder
 from farthing.models.huggingface import load_model
 from farthing.precision import DTYPES, Precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
-from farthing.run import Run, Watcher
+from farthing.run import Run, Watcher, cpu_name
 from farthing.sources import base_folder, scratch_model, use_threads
 from farthing.stages import grpo, pretrain
 from farthing.stages.stage import Stage
@@ -28,6 +31,8 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
     with Run(run_dir, recipe, watchers) as run:
         precision = resolve_precision(recipe.precision)
         with run.phase("setup"):
+            kernels = "built" if fused.library() is not None else "plain PyTorch"
+            run.same_machine(cpu=cpu_name(), kernels=kernels, precision=precision, threads=torch.get_num_threads())
             peak_flops = run.machine_fact(f"matmul_peak_flops_{precision}", lambda: matmul_peak_flops(precision))
         done: str | None = None
         for name, config in recipe.stages.items():

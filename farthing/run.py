@@ -105,7 +105,7 @@ class Run:
             "farthing": __version__,
             **_commit(),
             "versions": {p: metadata.version(p) for p in ("torch", "numpy", "tokenizers", "safetensors")},
-            "machine": {"platform": platform.platform(), "cpu": _cpu_name(), "cores": psutil.cpu_count(logical=False)},
+            "machine": {"platform": platform.platform(), "cpu": cpu_name(), "cores": psutil.cpu_count(logical=False)},
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         }
         write_json(self.dir / "recipe.json", self.recipe.model_dump(mode="json"))
@@ -233,6 +233,14 @@ class Run:
             write_json(self.dir / "run.json", self.info)
         return float(self.info["machine"][name])
 
+    def same_machine(self, **facts: Any) -> None:
+        """Says so where this attempt does not run as the first one did: bit-identical results need all of these alike."""
+        known = self.info["machine"]
+        for name, now in facts.items():
+            if known.setdefault(name, now) != now:
+                self.message(f"{name} was {known[name]!r} when this run began and is {now!r} now: last bits may differ")
+        write_json(self.dir / "run.json", self.info)
+
     # results ---------------------------------------------------------------------------------------------------------
 
     def stage_dir(self, stage: str) -> Path:
@@ -281,7 +289,7 @@ def _commit() -> dict[str, Any]:
     return {"commit": head.stdout.strip(), "dirty": bool(state.stdout.strip())}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

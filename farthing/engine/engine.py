@@ -78,10 +78,6 @@ class Engine:
             self._cache = cache = KVCache(self.model.shape, num_slots, num_positions, weight)
         return cache
 
-    def release_memory(self) -> None:
-        """Gives the cache's memory back until the next `generate`; the trainer may need it."""
-        self._cache = None
-
     def _check_lengths(self, prompts: Sequence[list[int]], params: SamplingParams) -> None:
         for prompt in prompts:
             if not prompt:

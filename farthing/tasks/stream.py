@@ -62,11 +62,12 @@ class ProblemStream:
 def notes_of(task: Task) -> list[str]:
     if not isinstance(task, JsonlTask):
         return []
-    skipped = (
-        [f"{task.path}: {len(task.skipped)} bad lines skipped, the first at line {task.skipped[0][0]}"] if task.skipped else []
-    )
-    repeated = [f"{task.path}: {task.num_duplicates} repeated questions kept once"] if task.num_duplicates else []
-    return skipped + repeated
+    notes = []
+    if task.skipped:
+        notes.append(f"{task.path}: {len(task.skipped)} bad lines skipped, the first at line {task.skipped[0][0]}")
+    if task.num_duplicates:
+        notes.append(f"{task.path}: {task.num_duplicates} repeated questions kept once")
+    return notes
 
 
 def open_drawable(task: TaskConfig) -> Drawable:
