@@ -18,22 +18,26 @@ def running_total(rng: random.Random, min_terms: int = 5, max_terms: int = 8) ->
     The chain names each term before it gives the new total, so that no step has to look up and add at once.
     """
     numbers = [f"{n:02d}" for n in range(100)]
-    return _walk(rng, numbers, rng.randint(min_terms, max_terms), "running_total")
+    return _walk(rng, numbers, rng.randint(min_terms, max_terms), 0.0, "running_total")
 
 
-def letter_walk(rng: random.Random, min_terms: int = 5, max_terms: int = 8) -> Problem:
-    """`akb5c8?` -> `akb5=pc8=x`: go along the alphabet from a letter, z being followed by a."""
-    return _walk(rng, list(LETTERS), rng.randint(min_terms, max_terms), "letter_walk")
+def letter_walk(rng: random.Random, min_terms: int = 5, max_terms: int = 8, mirrors: float = 0.3) -> Problem:
+    """`akb5c0d8?` -> `akb5=pc0=kd8=s`: go along the alphabet, z being followed by a; 0 mirrors it, a to z and b to y.
+
+    The mirror (this share of the terms) is what keeps the end from being guessed: without it a base learns to add the terms up
+    at once, for a third of the problems.
+    """
+    return _walk(rng, list(LETTERS), rng.randint(min_terms, max_terms), mirrors, "letter_walk")
 
 
-def _walk(rng: random.Random, places: list[str], num_terms: int, task: str) -> Problem:
-    """Start at one of `places` and go 1 to 9 forward, term after term, round and round."""
+def _walk(rng: random.Random, places: list[str], num_terms: int, mirrors: float, task: str) -> Problem:
+    """Start at one of `places` and go 1 to 9 forward, term after term, round and round; 0 goes to the mirror place."""
     at = rng.randrange(len(places))
     question = [f"a{places[at]}"]
     chain = list(question)
     for label in LETTERS[1:num_terms]:
-        term = rng.randint(1, 9)
-        at = (at + term) % len(places)
+        term = 0 if rng.random() < mirrors else rng.randint(1, 9)
+        at = (at + term) % len(places) if term else len(places) - 1 - at
         question.append(f"{label}{term}")
         chain.append(f"{label}{term}={places[at]}")
     return Problem(f"{''.join(question)}?", places[at], task, chains=("".join(chain),))
