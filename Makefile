@@ -1,15 +1,15 @@
 # make demo   trains the tiny model and shows its bill      make test   runs the default tests
-# Both make .venv first. PYTHON, PIP_ARGS and RUN_ARGS can be set on the command line.
+# Both make .venv first. PYTHON and PIP_ARGS can be set on the command line.
 PYTHON ?= python3
 PIP_ARGS ?=
-RUN_ARGS ?=
 NAME ?= --help
 BIN := .venv/bin
 
-.PHONY: demo test venv lint slow bench docs clean
+.PHONY: demo test venv lint slow bench clean
 
 demo: venv
-	$(BIN)/farthing run r1-zero-tiny $(RUN_ARGS)
+	$(BIN)/farthing run r1-zero-tiny
+	$(BIN)/farthing bill runs/r1-zero-tiny-s0
 
 test: venv
 	$(BIN)/python -m pytest

@@ -31,6 +31,8 @@ def measure(_args: argparse.Namespace) -> Path:
         while not (run_dir / "metrics.jsonl").is_file() and process.poll() is None:
             time.sleep(0.05)
         minutes = (time.monotonic() - started) / 60
+        if not (run_dir / "metrics.jsonl").is_file():
+            raise SystemExit(f"the run ended with {process.returncode} before its first step")
         process.kill()
         process.wait()
     figures = [

@@ -44,7 +44,6 @@ def measure(args: argparse.Namespace) -> Path:
     figures = [
         *_per_seed(args.seeds, stages, target),
         *_times(args.seeds, runs, target),
-        *_phases(args.seeds, args.runs, args.recipe),
     ]
     return write(
         args.recipe,
@@ -123,12 +122,3 @@ def _times(seeds: list[int], runs: list[dict[str, Any]], target: Target) -> list
     figures = [Figure("time", m, "min", 1, bound, m <= target.minutes, seeds=[s]) for s, m in zip(seeds, minutes, strict=True)]
     usd: Callable[[dict[str, Any]], float] = lambda run: float(run["total_usd"])  # noqa: E731
     return [*figures, Figure("cost, mean", fmean(map(usd, runs)), "USD", len(runs), seeds=seeds)]
-
-
-def _phases(seeds: list[int], root: Path, recipe: str) -> list[Figure]:
-    """How far the phases are from the hours held, wall clock, attempt by attempt."""
-    worst = 0.0
-    for seed in seeds:
-        bill = _json("bill", root / f"{recipe}-s{seed}")
-        worst = max(worst, abs(sum(bill["phases_s"].values()) - bill["held_s"]) / bill["held_s"])
-    return [Figure("phases against hours held", worst * 100, "%", len(seeds), "within 0.5%", worst <= 0.005, seeds=seeds)]

@@ -30,6 +30,7 @@ class Artefact(NamedTuple):
 
 def open_artefact(path: Path) -> Artefact:
     """ModelError where `path` is none of the three."""
+    path = path.resolve()
     if (path / "run.json").is_file():
         return _from_run(path)
     if (path / "manifest.json").is_file():

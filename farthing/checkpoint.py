@@ -62,7 +62,7 @@ class CheckpointStore:
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         _fsync(self.folder)
-        self._prune()
+        self._prune(step)
         return final
 
     def load_last(self) -> Checkpoint | None:
@@ -71,7 +71,7 @@ class CheckpointStore:
             problem = check(path)
             if problem is None:
                 state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-                return Checkpoint(path, _step(path), state)
+                return Checkpoint(path, step_of(path), state)
             self._warn(f"checkpoint {path} is damaged ({problem}); using the one before it")
         return None
 
@@ -84,14 +84,18 @@ class CheckpointStore:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _all(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), key=_step)
+        return sorted(self.folder.glob("step-*"), key=step_of)
 
-    def _prune(self) -> None:
+    def _prune(self, step: int) -> None:
+        """Later steps than the one just written are damaged ones that this attempt has gone back behind."""
+        for path in self._all():
+            if step_of(path) > step:
+                shutil.rmtree(path, ignore_errors=True)
         paths = self._all()
         kept = set(paths[-self.keep_last :])
         scored = {p: s for p in paths if (s := _score(p)) is not None}
         if self.keep_best and scored:
-            kept.add(max(scored, key=lambda p: (scored[p], _step(p))))
+            kept.add(max(scored, key=lambda p: (scored[p], step_of(p))))
         for path in paths:
             if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)
@@ -121,7 +125,8 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step a checkpoint's folder is named after."""
     return int(path.name.removeprefix("step-"))
 
 

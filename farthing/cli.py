@@ -46,9 +46,6 @@ def main() -> None:
         # the path is in the error: no permission, not a folder, name too long
         errors.print(f"error: {error}", markup=False, highlight=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("stopped at once; the same command goes on from the last checkpoint")
-        sys.exit(130)
 
 
 @app.command()
@@ -116,9 +113,9 @@ def runs(
 
     [bold]Example[/bold]   farthing runs
     """
-    from farthing.summary import find_runs, summarise_run
+    from farthing.summary import find_runs, summarise_or_say
 
-    found = [summarise_run(path) for path in find_runs(root)]
+    found = [summarise_or_say(path) for path in find_runs(root)]
     if as_json:
         _print_json(found)
         return
@@ -259,7 +256,7 @@ def generate(
 
     [bold]Examples[/bold]
 
-      farthing generate runs/r1-zero-tiny-s0 'total a47 b5 c8?' --samples 4
+      farthing generate runs/r1-zero-tiny-s0 'a47b5c8?' --samples 4
       echo 'What is 2 + 2?' | farthing generate ./SmolLM2 - --temperature 0
     """
     from farthing.inference import complete

@@ -59,6 +59,14 @@ class ShapeConfig(Config):
     tie_embeddings: bool = True
     init_std: Annotated[float, Field(gt=0)] = 0.02
 
+    @model_validator(mode="after")
+    def _builds(self) -> "ShapeConfig":
+        try:
+            ModelShape(vocab_size=1, **self.model_dump())
+        except ValidationError as error:
+            raise ValueError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
+        return self
+
 
 class ModelConfig(Config):
     source: str
@@ -120,8 +128,8 @@ class OptimConfig(Config):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     final_share: Share = 0.1
     """Learning rate of the last step as a share of the peak."""
-    beta1: Share = 0.9
-    beta2: Share = 0.95
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: NonNegative = 0.0
     clip_norm: NonNegative = 1.0

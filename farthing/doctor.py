@@ -18,7 +18,7 @@ from rich.text import Text
 from farthing.config import CorpusStageConfig, GrpoConfig, Recipe
 from farthing.errors import LedgerError
 from farthing.run import read_json
-from farthing.summary import bill_of, curves, is_running, open_run, recipe_of
+from farthing.summary import bill_of, curves, damaged_lines, is_running, open_run, recipe_of
 from farthing.symptoms.corpus import CORPUS_CHECKS, not_finite
 from farthing.symptoms.curves import MIN_STEPS, SEVERITIES, Finding, StageCurves
 from farthing.symptoms.grpo import GRPO_CHECKS, standstill
@@ -36,12 +36,8 @@ COLOURS = {"problem": "red", "warning": "yellow", "note": "cyan", "ok": "green"}
 def diagnose(run_dir: Path) -> list[Finding]:
     """Every finding, the worst first. RunError if there is no run; a damaged ledger or curve is itself a finding."""
     recipe = recipe_of(open_run(run_dir))
-    findings = [*_ledger(run_dir, recipe), *_checkpoints(run_dir, recipe)]
-    try:
-        steps = curves(run_dir)
-    except (ValueError, KeyError, TypeError) as error:
-        findings.append(_damaged_metrics(run_dir, error))
-        steps = {}
+    findings = [*_ledger(run_dir, recipe), *_checkpoints(run_dir, recipe), *_damaged_metrics(run_dir)]
+    steps = curves(run_dir)
     for name, config in recipe.stages.items():
         if rows := list(steps.get(name, {}).values()):
             findings += examine(StageCurves(name, config, rows, _held_out(run_dir, name), _precision(run_dir, recipe)))
@@ -103,13 +99,17 @@ def _precision(run_dir: Path, recipe: Recipe) -> str:
     return recipe.precision
 
 
-def _damaged_metrics(run_dir: Path, error: Exception) -> Finding:
-    return Finding(
-        "problem",
-        "metrics.jsonl cannot be read, so the curves were not looked at",
-        f"{run_dir / 'metrics.jsonl'}: {type(error).__name__}: {error}",
-        "remove the damaged line, or restore the file from a copy; the ledger and the weights do not depend on it",
+def _damaged_metrics(run_dir: Path) -> list[Finding]:
+    bad = damaged_lines(run_dir)
+    if not bad:
+        return []
+    finding = Finding(
+        "warning",
+        "metrics.jsonl has lines that cannot be read; the curves are looked at without them",
+        f"{run_dir / 'metrics.jsonl'}: {len(bad)} line(s), the first is line {bad[0]}",
+        "nothing to do after a full disk or a power cut; the ledger and the weights do not depend on this file",
     )
+    return [finding]
 
 
 # the ledger ----------------------------------------------------------------------------------------------------------

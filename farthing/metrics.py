@@ -36,5 +36,4 @@ METRICS: dict[str, Metric] = {
     "eval_format": Metric("share", "quick held-out evaluation: share of well-formed completions"),
     "eval_completion_tokens": Metric("tokens", "quick held-out evaluation: mean completion length"),
     "documents": Metric("documents", "documents trained on so far"),
-    "tokens": Metric("tokens", "tokens trained on so far"),
 }

@@ -1,10 +1,12 @@
 """A recipe and a run directory -> its stages in order, each starting from the model the one before it left."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from farthing.checkpoint import CheckpointStore, step_of
 from farthing.config import GrpoConfig, Recipe, StageConfig
 from farthing.errors import RecipeError, TrainingDiverged
 from farthing.models import fused
@@ -17,6 +19,8 @@ from farthing.run import Run, Watcher, cpu_name
 from farthing.sources import base_folder, scratch_model, use_threads
 from farthing.stages import grpo, pretrain
 from farthing.stages.stage import Stage
+from farthing.tasks.spec import parse_spec
+from farthing.tasks.stream import ProblemStream
 from farthing.tokenizer import Tokenizer
 
 
@@ -30,7 +34,10 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
     use_threads(recipe.threads)
     with Run(run_dir, recipe, watchers) as run:
         precision = resolve_precision(recipe.precision)
+        run.open_attempt(*progress(run, recipe))
         with run.phase("setup"):
+            check_tasks(recipe)
+            run.same_inputs(input_digests(recipe))
             kernels = "built" if fused.library() is not None else "plain PyTorch"
             run.same_machine(cpu=cpu_name(), kernels=kernels, precision=precision, threads=torch.get_num_threads())
             peak_flops = run.machine_fact(f"matmul_peak_flops_{precision}", lambda: matmul_peak_flops(precision))
@@ -43,6 +50,39 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
                     stage: Stage[Any] = Stage(run, name, config, model, renderer, precision, peak_flops)
                 _train(stage, config)
             done = name
+            run.stop_if_asked()
+
+
+def progress(run: Run, recipe: Recipe) -> tuple[str, int]:
+    """(stage, last step that is kept): where this attempt goes on; (stage, -1) at the start of a stage."""
+    for name, config in recipe.stages.items():
+        store = CheckpointStore(run.checkpoints_dir(name), config.checkpoint.keep_last, False, run.message)
+        if run.result(name) is None:
+            newest = store.newest()
+            return name, -1 if newest is None else step_of(newest)
+        store.clear()
+    return name, config.num_steps - 1
+
+
+def check_tasks(recipe: Recipe) -> None:
+    """Opens every stage's tasks: a typo in the last one must not be found after hours of the first."""
+    limit = recipe.model.shape.max_positions if recipe.model.shape else None
+    for name, config in recipe.stages.items():
+        stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
+        if config.eval is not None:
+            stream.held_out(config.eval.num_problems)
+        if limit is not None and config.max_completion_tokens >= limit:
+            raise RecipeError(
+                f"{name}.max_completion_tokens = {config.max_completion_tokens} leaves no room for a prompt in the model's "
+                f"{limit} positions; lower it or raise model.shape.max_positions"
+            )
+
+
+def input_digests(recipe: Recipe) -> dict[str, str]:
+    """sha256 of the files that the recipe's tasks read."""
+    specs = [parse_spec(task.spec, task.config) for config in recipe.stages.values() for task in config.tasks]
+    paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
 
 
 def _train(stage: Stage[Any], config: StageConfig) -> None:

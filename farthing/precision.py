@@ -17,9 +17,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 
 
 def best_precision() -> Precision:
-    """bf16 where the hardware multiplies it faster than fp32 (CUDA; CPUs with AMX), else fp32."""
-    if torch.cuda.is_available():
-        return "bf16"
+    """bf16 on CPUs that multiply it faster than fp32 (AMX), else fp32."""
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 

@@ -34,14 +34,11 @@ PROBE_SLOTS = 64
 
 def matmul_peak_flops(precision: Precision) -> float:
     """FLOP/s of a large square matmul, the best of a few; takes well under a second."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.randn(_SIZE, _SIZE, device=device).to(DTYPES[precision])
+    a = torch.randn(_SIZE, _SIZE).to(DTYPES[precision])
     best = float("inf")
     for _ in range(_REPEATS):
         started = time.perf_counter()
         a @ a
-        if device == "cuda":
-            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2 * _SIZE**3 / best
 
@@ -77,6 +74,11 @@ def probe_speed(recipe: Recipe) -> Speed:
         sampling_s = _best_of_two(lambda: engine.generate(prompts, seeds, params))
         length = config.max_completion_tokens
         count = max(1, config.max_microbatch_tokens // (len(prompts[0]) + length))
+        if max(map(len, prompts)) + length > model.shape.max_positions:
+            raise RecipeError(
+                f"prompts of {max(map(len, prompts))} tokens plus max_completion_tokens = {length} exceed the model's "
+                f"{model.shape.max_positions} positions"
+            )
         rows = [Row([*p, *([tokenizer.eos_id] * length)], len(p)) for p in (prompts * count)[:count]]
         training_s = _best_of_two(lambda: _train_once(model, rows, config.max_microbatch_tokens))
     mean_prompt = fmean(len(p) for p in prompts)

@@ -10,6 +10,7 @@ run_dir/
 """
 
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -28,9 +29,9 @@ from typing import IO, Any, Protocol
 import psutil
 
 from farthing import __version__
-from farthing.clock import PhaseClock, Slice, phase_entry, read_heartbeat
+from farthing.clock import PhaseClock, Slice, phase_entry, process_age_ns, read_heartbeat
 from farthing.config import Recipe, StageConfig, parse_recipe
-from farthing.errors import DiskFull, Interrupted, LedgerError, RunError, RunLocked
+from farthing.errors import DiskFull, FarthingError, Interrupted, LedgerError, RunError, RunLocked
 from farthing.ledger.entries import Ledger
 from farthing.ledger.prices import PriceRecord, load_price_book
 from farthing.metrics import METRICS
@@ -68,9 +69,7 @@ class Run:
         self.price: PriceRecord = load_price_book().price(self.recipe.device, datetime.date.today())
         last_attempt = self._bury_dead_attempt()
         self.attempt = last_attempt + 1
-        created = psutil.Process().create_time()
-        held_ns = max(0, int((time.time() - created) * 1e9))
-        self._clock = PhaseClock(self.ledger, self.attempt, self.price, self.dir / "heartbeat.json", held_ns)
+        self._clock = PhaseClock(self.ledger, self.attempt, self.price, self.dir / "heartbeat.json", process_age_ns())
         self._usd_before = sum((e.usd for e in self.ledger.entries()), start=type(self._clock.usd)(0))
         for number in (signal.SIGINT, signal.SIGTERM):
             self._old_handlers[number] = signal.signal(number, self._on_signal)
@@ -79,6 +78,11 @@ class Run:
     def _lock(self) -> None:
         self._lock_file = (self.dir / "lock").open("a+")
         try:
+            # `farthing show` holds the lock for an instant to see whether it is free
+            for _ in range(10):
+                if self._try_lock():
+                    break
+                time.sleep(0.05)
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock_file.seek(0)
@@ -89,6 +93,14 @@ class Run:
         self._lock_file.truncate(0)
         self._lock_file.write(str(os.getpid()))
         self._lock_file.flush()
+
+    def _try_lock(self) -> bool:
+        assert self._lock_file is not None
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def _identify(self) -> dict[str, Any]:
         """Reads run.json, or writes it with the recipe before anything else happens."""
@@ -151,13 +163,38 @@ class Run:
         """Work done, credited to the open phase."""
         self._clock.count(tokens_in=tokens_in, tokens_out=tokens_out, tokens_trained=tokens_trained, model_flops=model_flops)
 
+    def open_attempt(self, stage: str, last_step: int) -> None:
+        """Opens the attempt on the ledger, before any work: it goes on after `last_step` of `stage` (-1: at its start)."""
+        self._started = True
+        kept = {"stage": stage, "step": last_step} if self.attempt > 1 else None
+        detail = {"pid": os.getpid(), "resumed_from": kept, "price": self.price.model_dump(mode="json")}
+        self.ledger.append(attempt=self.attempt, kind="attempt_start", detail=detail)
+        self._clock.flush()
+
+    def stop_if_asked(self) -> None:
+        """Between stages, where there is nothing to checkpoint."""
+        if self._stop_requested:
+            raise Interrupted(f"stopped between stages, after {self.stage}; the same command goes on from there")
+
+    def require_ledger(self, head: tuple[int, str]) -> None:
+        """LedgerError unless the entry that a checkpoint was written after is still in the ledger."""
+        seq, digest = head
+        if seq and not any(e.seq == seq and e.hash == digest for e in self.ledger.entries()):
+            raise LedgerError(
+                f"{self.dir}/ledger.sqlite lacks entry {seq}, which the checkpoint was written after: it was replaced or cut. "
+                "Put the run's own ledger back; without it the cost so far would be lost"
+            )
+
+    def same_inputs(self, digests: dict[str, str]) -> None:
+        """RunError where a file that the run reads is not what it was when the run began."""
+        known = self.info.setdefault("inputs", digests)
+        for path, digest in digests.items():
+            if known.get(path) != digest:
+                raise RunError(f"{path} has changed since this run began; put it back, or start a new run in another --run-dir")
+        write_json(self.dir / "run.json", self.info)
+
     def begin_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
-        """The stage's state is in place and `first_step` comes next. The first call opens the attempt on the ledger."""
-        if not self._started:
-            self._started = True
-            kept = {"stage": stage, "step": first_step - 1} if self.attempt > 1 else None
-            detail = {"pid": os.getpid(), "resumed_from": kept, "price": self.price.model_dump(mode="json")}
-            self.ledger.append(attempt=self.attempt, kind="attempt_start", detail=detail)
+        """The stage's state is in place and `first_step` comes next."""
         self._clock.flush()
         self.stage = self._clock.stage = stage
         for watcher in self.watchers:
@@ -309,27 +346,40 @@ def _rounded(metrics: Metrics) -> Metrics:
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """One JSON line; a full disk is a DiskFull."""
+    """One JSON line; half a line that a full disk or a power cut left is closed first. A full disk is a DiskFull."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END) and not _ends_line(file):
+                file.write(b"\n")
+            file.write(json.dumps(row).encode() + b"\n")
     except OSError as error:
-        raise DiskFull(f"cannot write {path}: {error}; free some space and give the same command again") from error
+        raise _disk_error(path, error) from error
+
+
+def _ends_line(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Atomically: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(value, file, indent=2)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
+        os.replace(temporary, path)
     except OSError as error:
-        raise DiskFull(f"cannot write {path}: {error}; free some space and give the same command again") from error
-    os.replace(temporary, path)
+        raise _disk_error(path, error) from error
+
+
+def _disk_error(path: Path, error: OSError) -> FarthingError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"no space left to write {path}; free some space and give the same command again")
+    return RunError(f"cannot write {path}: {error}; check the folder's permissions, or use another --run-dir")
 
 
 def read_json(path: Path) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from farthing.config import Recipe, parse_recipe
-from farthing.errors import RunError
+from farthing.errors import FarthingError, RunError
 from farthing.ledger.bill import Bill, make_bill
 from farthing.ledger.entries import Ledger
 from farthing.run import read_json
@@ -43,15 +43,33 @@ def bill_of(run_dir: Path) -> Bill:
 
 
 def read_metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """Rows of metrics.jsonl in order of writing; a last line that a kill cut short is left out."""
+    """Rows of metrics.jsonl in order of writing; lines that were cut short are left out."""
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         return
     with path.open(encoding="utf-8") as file:
         for line in file:
-            if not line.endswith("\n"):
-                return
-            yield json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # half a line, cut short by a kill or a full disk: its step is done again
+            if isinstance(row, dict) and {"stage", "step"} <= row.keys():
+                yield row
+
+
+def damaged_lines(run_dir: Path) -> list[int]:
+    """Numbers, from 1, of the lines of metrics.jsonl that are no JSON."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return [number for number, line in enumerate(lines, start=1) if not _is_json(line)]
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def curves(run_dir: Path) -> dict[str, dict[int, dict[str, Any]]]:
@@ -99,6 +117,15 @@ def summarise_run(run_dir: Path) -> dict[str, Any]:
         "num_attempts": len(bill["attempts"]),
         "stages": stages,
     }
+
+
+def summarise_or_say(run_dir: Path) -> dict[str, Any]:
+    """For lists: one damaged run must not hide the others. Its status is `unreadable`, with the reason."""
+    try:
+        return summarise_run(run_dir)
+    except FarthingError as error:
+        nothing = {"stages": [], "num_attempts": 0, "held_s": 0.0, "total_usd": "0"}
+        return {"run_dir": str(run_dir), "status": "unreadable", "reason": str(error), **nothing}
 
 
 def _stage(

@@ -9,10 +9,12 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers
 
-from farthing.errors import ModelError
+from farthing.errors import DataError, ModelError
 
 THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE = "<think>", "</think>", "<answer>", "</answer>"
 END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<unknown>"
+"""Not in the vocabulary on purpose: the library then refuses a character it has no token for."""
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 
 
@@ -31,10 +33,20 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as it stands: nothing is added in front or behind."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(e.ids) for e in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+        """DataError where a text has a character that a character tokenizer does not know."""
+        try:
+            encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        except Exception as error:
+            known = self.backend.get_vocab(with_added_tokens=True)
+            foreign = sorted({char for text in texts for char in text if char not in known and char not in "<>/"})
+            raise DataError(
+                f"the model's tokenizer has no token for {''.join(foreign)!r}; it knows single characters only. "
+                "Add them to model.alphabet, or keep them out of the tasks and prompts"
+            ) from error
+        return [list(e.ids) for e in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; tags stay, the end-of-text token is dropped."""
@@ -45,10 +57,10 @@ class Tokenizer:
 
     @classmethod
     def characters(cls, alphabet: str) -> "Tokenizer":
-        """One token a character of `alphabet`, one a tag, one for end of text (also what unknown characters become)."""
+        """One token a character of `alphabet`, one a tag, one for end of text; any other is an error."""
         vocab = {END_OF_TEXT: 0, **{tag: i for i, tag in enumerate(TAGS, start=1)}}
         vocab |= {char: i for i, char in enumerate(sorted(set(alphabet)), start=len(vocab))}
-        backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=END_OF_TEXT))
+        backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
         backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         backend.decoder = decoders.Fuse()
         backend.add_special_tokens([END_OF_TEXT])

@@ -60,14 +60,14 @@ def test_eval_of_a_hugging_face_folder_and_generate(finished_run: Path) -> None:
     folder = finished_run / "stages" / "base" / "model"
     task = "toy:running_total?min_terms=2&max_terms=2"
     assert farthing_json("eval", folder, "--task", task, "--num", "4", "--samples", "1")["n"] == 4
-    generated = farthing_json("generate", folder, "total a47 b5?", "--samples", "3", "--max-tokens", "5")
+    generated = farthing_json("generate", folder, "a47b5?", "--samples", "3", "--max-tokens", "5")
     assert len(generated["completions"]) == 3
     assert all(c["num_tokens"] <= 5 for c in generated["completions"])
 
 
 def test_chat_answers_each_line(finished_run: Path) -> None:
     command = [sys.executable, "-m", "farthing", "chat", str(finished_run), "--max-tokens", "4"]
-    result = subprocess.run(command, input="total a47 b5?\n\n", capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, input="a47b5?\n\n", capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("> ")
 
@@ -84,7 +84,7 @@ def test_metrics_have_units_and_the_recipe_is_kept(finished_run: Path) -> None:
     from farthing.metrics import METRICS
 
     rows = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 8 + 6
+    assert len(rows) == 16 + 6
     names = {name for row in rows for name in row} - {"attempt", "stage", "step", "at"}
     assert names <= METRICS.keys()
     info = json.loads((finished_run / "run.json").read_text())
@@ -149,15 +149,24 @@ def test_a_recipe_can_extend_another(tmp_path: Path) -> None:
     assert recipe["stages"]["r1_zero"]["group_size"] == 4
 
 
-def test_broken_jsonl_names_its_line(tmp_path: Path) -> None:
+def test_broken_jsonl_names_its_line(finished_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "problems.jsonl"
-    path.write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "2 + 2?"\n')
+    path.write_text('{"question": "1 + 1?", "answer": "2", "verifier": "number"}\n{"question": "2 + 2?"\n')
     setting = f"r1_zero.tasks=[{{spec='jsonl:{path}'}}]"
-    message = refused("run", MICRO, "--run-dir", tmp_path / "run", "--set", setting, "--set", "base.num_steps=1", code=2)
-    assert f"{path}" in message
-    assert "line 2" in message
+    message = refused("run", MICRO, "--run-dir", tmp_path / "run", "--set", setting, code=2)
+    assert f"{path}:2:" in message
     path.write_text("")
-    assert "no problems" in refused("eval", "nowhere", "--task", f"jsonl:{path}", code=2) or True
+    assert "no problems" in refused("eval", finished_run, "--task", f"jsonl:{path}", code=2)
+
+
+def test_a_changed_data_file_is_not_resumed_with(tmp_path: Path) -> None:
+    path, run_dir = tmp_path / "problems.jsonl", tmp_path / "run"
+    lines = [f'{{"question": "a{n:02d}?", "answer": "{n}", "verifier": "number"}}\n' for n in range(60)]
+    path.write_text("".join(lines))
+    args = ("run", MICRO, "--run-dir", run_dir, "--plain", "--set", f"r1_zero.tasks=[{{spec='jsonl:{path}'}}]")
+    farthing(*args, "--set", "r1_zero.eval.num_problems=2")
+    path.write_text("".join(lines[1:]))
+    assert "has changed" in refused(*args, "--set", "r1_zero.eval.num_problems=2", code=3)
 
 
 def test_models_that_are_none(tmp_path: Path) -> None:
@@ -169,7 +178,7 @@ def test_models_that_are_none(tmp_path: Path) -> None:
 
 def test_nan_stops_the_run_and_says_where(tmp_path: Path) -> None:
     run_dir = tmp_path / "nan"
-    args = ("--set", "base.optim.learning_rate=1e20", "--set", "base.optim.warmup_steps=0")
+    args = ("--set", "base.optim.learning_rate=1e38", "--set", "base.optim.warmup_steps=0")
     message = refused("run", MICRO, "--run-dir", run_dir, "--plain", *args, code=5)
     assert "in stage base at step" in message
     assert "learning_rate" in message
@@ -177,6 +186,7 @@ def test_nan_stops_the_run_and_says_where(tmp_path: Path) -> None:
     assert farthing_json("bill", run_dir)["attempts"][0]["outcome"] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_stops_cleanly_and_the_run_goes_on_once_there_is_room(finished_run: Path, tmp_path: Path) -> None:
     mount = tmp_path / "small"

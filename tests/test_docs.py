@@ -33,7 +33,8 @@ def test_commands_in_prose_exist(page: Path) -> None:
     from farthing.cli import app
 
     verbs = set(get_command(app).commands)  # type: ignore[attr-defined]
-    named = re.findall(r"^farthing ([a-z-]+)", page.read_text(), flags=re.MULTILINE)
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL))
+    named = re.findall(r"^farthing ([a-z-]+)", blocks, flags=re.MULTILINE)
     assert set(named) <= verbs
 
 

@@ -329,7 +329,8 @@ def test_damaged_metrics_are_said(healthy: RunHistory, tmp_path: Path) -> None:
     lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_text("".join([*lines[:3], "{damaged\n", *lines[3:]]))
     findings = diagnose(copy)
-    assert findings[0].what == "metrics.jsonl cannot be read, so the curves were not looked at"
+    assert findings[0].what == "metrics.jsonl has lines that cannot be read; the curves are looked at without them"
+    assert findings[0].evidence.endswith("metrics.jsonl: 1 line(s), the first is line 4")
 
 
 def test_no_run_is_an_error(tmp_path: Path) -> None:

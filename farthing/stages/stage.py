@@ -76,6 +76,8 @@ class Stage(Generic[ConfigT]):
         """Loads the newest whole checkpoint into `parts` -> the first step to run; opens the attempt on the ledger."""
         last = self.store().load_last()
         if last is not None:
+            seq, digest = last.state["ledger_head"]
+            self.run.require_ledger((seq, digest))
             for name, part in parts.items():
                 part.load_state_dict(last.state[name])
             torch.set_rng_state(last.state["torch_rng"])

@@ -33,7 +33,12 @@ def open_toy(spec: TaskSpec) -> Task:
         raise unknown("toy generator", spec.name, GENERATORS, "Correct the task's name.")
     generator = GENERATORS[spec.name]
     check_config(spec, list(inspect.signature(generator).parameters)[1:])
-    return ToyTask(spec, generator)
+    task = ToyTask(spec, generator)
+    try:
+        task.draw("0")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{spec}: {error}; correct the task's config") from error
+    return task
 
 
 def open_gym(spec: TaskSpec) -> Task:

