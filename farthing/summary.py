@@ -39,7 +39,8 @@ def bill_of(run_dir: Path) -> Bill:
     peaks = [v for k, v in info["machine"].items() if k.startswith("matmul_peak_flops")]
     with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
         ledger.verify()
-        return make_bill(ledger.entries(), peak_flops=peaks[0] if peaks else None)
+        pretrains = any(stage.kind == "pretrain" for stage in recipe_of(run_dir).stages.values())
+        return make_bill(ledger.entries(), peak_flops=peaks[0] if peaks else None, pretrains=pretrains)
 
 
 def read_metrics(run_dir: Path) -> Iterator[dict[str, Any]]:

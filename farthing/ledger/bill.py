@@ -143,6 +143,8 @@ class Bill:
 
     peak_flops: float | None = None
     """Per device; None leaves MFU out."""
+    pretrains: bool = False
+    """Whether the base model was trained in this run."""
     total_usd: Decimal = Decimal("0e-12")
     stages: dict[str, StageBill] = field(default_factory=dict)
     attempts: dict[int, AttemptBill] = field(default_factory=dict)
@@ -163,7 +165,7 @@ class Bill:
             *_EXCLUDED,
             *([_EXCLUDED_OWNED] if owned else []),
             *([_EXCLUDED_RENTED] if rented else []),
-            *([] if "pretrain" in self.stages else [_EXCLUDED_BASE]),
+            *([] if self.pretrains else [_EXCLUDED_BASE]),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -198,12 +200,13 @@ class Bill:
         return whole
 
 
-def make_bill(entries: Iterable[Entry], peak_flops: float | None = None) -> Bill:
-    """Sums the entries of one run in order; `peak_flops` is of one device. LedgerError if they do not add up.
+def make_bill(entries: Iterable[Entry], peak_flops: float | None = None, pretrains: bool = False) -> Bill:
+    """Sums the entries of one run in order; `peak_flops` is of one device, `pretrains` says that
+    the base model was trained in the run itself. LedgerError if they do not add up.
 
     Prove the chain first with `Ledger.verify()`: a bill only sums what it is given.
     """
-    bill = Bill(peak_flops)
+    bill = Bill(peak_flops, pretrains)
     for entry in entries:
         if entry.kind == "attempt_start":
             _start(bill, entry)
