@@ -1,6 +1,7 @@
 """SIGKILL at random moments, resumed by the same command: equal digests, exact sums, dead attempts on the bill."""
 
 import argparse
+import datetime
 import json
 import random
 import signal
@@ -15,11 +16,11 @@ from typing import Any
 from bench.results import Figure, write
 
 MICRO = Path(__file__).parent.parent / "tests" / "data" / "micro.toml"
-LONGER = ("--set", "base.num_steps=200", "--set", "r1_zero.num_steps=100")
+LONGER = ("--set", "base.num_steps=400", "--set", "r1_zero.num_steps=200")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=22)
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(measure=measure)
 
@@ -28,13 +29,19 @@ def measure(args: argparse.Namespace) -> Path:
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, pieces = Path(folder) / "whole", Path(folder) / "pieces"
-        started = time.monotonic()
-        _start(whole).communicate()
+        started, started_at = time.monotonic(), time.time()
+        process = _start(whole)
+        while not (whole / "metrics.jsonl").is_file() and process.poll() is None:
+            time.sleep(0.01)
+        setup_s = time.monotonic() - started
+        process.communicate()
         seconds = time.monotonic() - started
-        held_s = _json("bill", whole)["held_s"]
-        killed = 0
-        while killed < args.kills:
-            killed += _kill_after(pieces, rng.uniform(0.2, seconds))
+        bill = _json("bill", whole)
+        held_s = bill["held_s"]
+        ended = datetime.datetime.fromisoformat(bill["attempts"][0]["ended_at"]).timestamp()
+        # from the middle of set-up on, and short enough that all the kills fit into one run
+        latest = setup_s + 1.5 * (seconds - setup_s) / args.kills
+        killed = sum(_kill_after(pieces, rng.uniform(0.5 * setup_s, latest)) for _ in range(args.kills))
         _start(pieces).communicate()
         one, many, bill = _json("show", whole), _json("show", pieces), _json("bill", pieces)
     equal = sum(a["weights_sha256"] == b["weights_sha256"] for a, b in zip(one["stages"], many["stages"], strict=True))
@@ -47,12 +54,12 @@ def measure(args: argparse.Namespace) -> Path:
         Figure("dead attempts on the bill", len(dead), "", killed, note="a kill before the ledger opens leaves none"),
         Figure(
             "hours held against wall time of the process",
-            abs(seconds - held_s) / seconds * 100,
+            abs(ended - started_at - held_s) / held_s * 100,
             "%",
             1,
             "within 0.5%",
-            abs(seconds - held_s) <= 0.005 * seconds,
-            note="uninterrupted run; starting and leaving the interpreter included",
+            abs(ended - started_at - held_s) <= 0.005 * held_s,
+            note="uninterrupted run, from the start of its process to the end of its attempt",
         ),
         Figure("wasted", float(bill["wasted_usd"]) / float(bill["total_usd"]) * 100, "% of the bill", killed),
     ]
