@@ -1,8 +1,8 @@
-"""RMSNorm, SwiGLU and rotation of heads, each in one pass over memory on CPUs, with their gradients.
+"""RMSNorm, SwiGLU, rotation of heads and attention over segments, each in one pass over memory on CPUs, with gradients.
 
 PyTorch runs these as chains of small operators on CPU, which cost more than the matmuls of a small model. Where a C++ compiler
-is present, `fused.cpp` is built once (a second or two, cached in the user's cache folder) and called through ctypes; everywhere
-else, on GPUs, and with FARTHING_KERNELS=off, the same functions run in plain PyTorch. A test holds the two equal.
+is present, `kernels/*.cpp` are built once (a few seconds, cached in the user's cache folder) and called through ctypes;
+everywhere else, on GPUs, and with FARTHING_KERNELS=off, the same functions run in plain PyTorch. A test holds the two equal.
 """
 
 import ctypes
@@ -21,21 +21,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("fused.cpp")
+KERNELS = Path(__file__).with_name("kernels")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last axis (arXiv:1910.07467), in fp32 inside, result in x's dtype."""
-    if _can_fuse(x, weight):
+    if can_fuse(x, weight):
         return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return,no-untyped-call]
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up of [..., gate | up] (arXiv:2002.05202)."""
-    if _can_fuse(gate_up):
+    if can_fuse(gate_up):
         return _SwiGLU.apply(gate_up)  # type: ignore[no-any-return,no-untyped-call]
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
@@ -43,14 +43,20 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 def rotate(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
     """Rotates each head by its position; cos and sin are fp32 [B or 1, T, H / 2]."""
-    if _can_fuse(x_BTNH):
+    if can_fuse(x_BTNH):
         return _Rotate.apply(x_BTNH, cos_BTH.contiguous(), sin_BTH.contiguous())  # type: ignore[no-any-return,no-untyped-call]
     cos, sin = (angle.unsqueeze(2).to(x_BTNH.dtype) for angle in (cos_BTH, sin_BTH))
     first, second = x_BTNH.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def _can_fuse(*tensors: Tensor) -> bool:
+def attend_segments(q_SNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, segments: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Attention of `models.packed` on flat tokens; segments are (starts, lengths, each root's first), see attention.cpp."""
+    return _AttendSegments.apply(q_SNH, k_SKH, v_SKH, *segments)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def can_fuse(*tensors: Tensor) -> bool:
+    """Whether the kernels exist here and take these tensors."""
     first = tensors[0]
     same = all(t.dtype == first.dtype and t.device.type == "cpu" for t in tensors)
     return same and first.dtype in _SUFFIX and library() is not None
@@ -122,9 +128,39 @@ def _rotated(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, sign: float) -> T
     return y
 
 
+class _AttendSegments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, starts: Tensor, lengths: Tensor, firsts: Tensor) -> Tensor:
+        q, k, v = (_dense_heads(x) for x in (q, k, v))
+        # places of the row that no segment holds are written by nobody
+        out = q.new_zeros(*q.shape[:2], v.shape[2])
+        log_sums = torch.empty(q.shape[:2], dtype=torch.float32)
+        rows = (q, q.stride(0), k, k.stride(0), v, v.stride(0))
+        sizes = (q.shape[1], k.shape[1], q.shape[2], v.shape[2], starts, lengths, firsts, len(firsts) - 1)
+        scale = ctypes.c_float(q.shape[2] ** -0.5)
+        _call("segments_forward", q, *rows, out, log_sums, *sizes, scale)
+        ctx.save_for_backward(q, k, v, out, log_sums, starts, lengths, firsts)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, log_sums, starts, lengths, firsts = ctx.saved_tensors
+        grads = [torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v)]
+        rows = (q, q.stride(0), k, k.stride(0), v, v.stride(0), out, grad.contiguous())
+        sizes = (q.shape[1], k.shape[1], q.shape[2], v.shape[2], starts, lengths, firsts, len(firsts) - 1)
+        _call("segments_backward", q, *rows, log_sums, *grads, *sizes, ctypes.c_float(q.shape[2] ** -0.5))
+        return (*grads, None, None, None)
+
+
+def _dense_heads(x_SNH: Tensor) -> Tensor:
+    """The same, one head's numbers and a token's heads next to each other; tokens may lie apart."""
+    is_dense = x_SNH.stride(2) == 1 and x_SNH.stride(1) == x_SNH.shape[2]
+    return x_SNH if is_dense else x_SNH.contiguous()
+
+
 def _call(name: str, like: Tensor, *args: Any) -> None:
     loaded = library()
-    assert loaded is not None, "callers check _can_fuse first"
+    assert loaded is not None, "callers check can_fuse first"
     pointers = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in args]
     converted = [ctypes.c_int64(a) if isinstance(a, int) else a for a in pointers]
     getattr(loaded, f"{name}_{_SUFFIX[like.dtype]}")(*converted)
@@ -136,8 +172,9 @@ def library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if os.environ.get("FARTHING_KERNELS") == "off" or compiler is None:
         return None
-    identity = "\n".join((SOURCE.read_text(), *FLAGS, compiler, _cpu(), torch.__version__))
-    name = f"fused-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    sources = [path.read_text() for path in sorted(KERNELS.iterdir())]
+    identity = "\n".join((*sources, *FLAGS, compiler, _cpu(), torch.__version__))
+    name = f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     cached = platformdirs.user_cache_path("farthing") / name
     try:
         if not cached.is_file():
@@ -153,9 +190,10 @@ def _build(compiler: str, target: Path) -> None:
     runtimes = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))
     link = [str(runtimes[0])] if runtimes else ["-fopenmp"]
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made, built = Path(folder) / "fused.o", Path(folder) / target.name
-        steps = ([*FLAGS, "-c", str(SOURCE), "-o", str(made)], ["-shared", str(made), *link, "-o", str(built)])
-        for arguments in steps:
+        sources, built = sorted(KERNELS.glob("*.cpp")), Path(folder) / target.name
+        made = [Path(folder) / f"{source.stem}.o" for source in sources]
+        steps = [[*FLAGS, "-c", str(source), "-o", str(o)] for source, o in zip(sources, made, strict=True)]
+        for arguments in (*steps, ["-shared", *map(str, made), *link, "-o", str(built)]):
             subprocess.run([compiler, *arguments], check=True, capture_output=True, timeout=120)
         os.replace(built, target)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from farthing.models.attention import attend_causally
+from farthing.models.fused import attend_segments, can_fuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +35,23 @@ class PackedAttention:
     """Of the T, without padding."""
     hidden: Tensor
     """[C, 1, 1, 1, W, U + W] bool: what a child's token may not see."""
+    segments: tuple[Tensor, Tensor, Tensor]
+    """For the CPU kernel: starts and lengths of all segments in the flat row, and which of them are the roots, with the end."""
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
         """[1, T, ., .] -> [1, T, N, width of v]."""
+        flat = [x.squeeze(0) for x in (q_BTNH, k_BTKH, v_BTKH)]
+        if can_fuse(*flat):
+            return attend_segments(*flat, self.segments).unsqueeze(0)
         (R, U), (C, G, W) = self.roots, self.children
-        blocks = [_Reorder.apply(x.squeeze(0), self.index, self.inverse, self.num_tokens) for x in (q_BTNH, k_BTKH, v_BTKH)]  # type: ignore[no-untyped-call]
+        blocks = [_Reorder.apply(x, self.index, self.inverse, self.num_tokens) for x in flat]  # type: ignore[no-untyped-call]
         roots = [x[: R * U].view(R, U, *x.shape[1:]) for x in blocks]
         out = attend_causally(layer, *roots).flatten(0, 1)
         if C:
             children = [x[R * U :].view(C, G, W, *x.shape[1:]) for x in blocks]
             out = torch.cat((out, self._attend_children(children, [x[:C] for x in roots[1:]]).flatten(0, 2)))
-        flat: Tensor = _Reorder.apply(out, self.inverse, self.index, len(self.index))  # type: ignore[no-untyped-call]
-        return flat.unsqueeze(0)
+        attended: Tensor = _Reorder.apply(out, self.inverse, self.index, len(self.index))  # type: ignore[no-untyped-call]
+        return attended.unsqueeze(0)
 
     def _attend_children(self, qkv: Sequence[Tensor], root_kv: Sequence[Tensor]) -> Tensor:
         """[C, G, W, N, .]. The root's keys and values are read once for all children: they form one query axis."""
@@ -101,19 +107,32 @@ def pack_attention(roots: Sequence[int], children: Sequence[Sequence[int]], num_
     inverse = torch.zeros(num_flat, dtype=torch.int64)
     hidden = torch.ones(num_parents, child_width, width + child_width, dtype=torch.bool)
     at = 0
+    starts: list[int] = []
+    lengths: list[int] = []
+    firsts: list[int] = []
 
     def place(first: int, length: int) -> None:
         nonlocal at
+        starts.append(at)
+        lengths.append(length)
         index[first : first + length] = torch.arange(at, at + length)
         inverse[at : at + length] = torch.arange(first, first + length)
         at += length
 
     for r, length in enumerate(roots):
+        firsts.append(len(starts))
         place(r * width, length)
         for g, child_length in enumerate(children[r]):
             place(num_root_places + (r * group + g) * child_width, child_length)
     for r in range(num_parents):
         hidden[r, :, : roots[r]] = False
     hidden[:, :, width:] = torch.ones(child_width, child_width, dtype=torch.bool).triu_(1)
-    shape = (num_parents, 1, 1, 1, child_width, width + child_width)
-    return PackedAttention((len(roots), width), (num_parents, group, child_width), index, inverse, at, hidden.view(shape))
+    return PackedAttention(
+        roots=(len(roots), width),
+        children=(num_parents, group, child_width),
+        index=index,
+        inverse=inverse,
+        num_tokens=at,
+        hidden=hidden.view(num_parents, 1, 1, 1, child_width, width + child_width),
+        segments=(torch.tensor(starts), torch.tensor(lengths), torch.tensor([*firsts, len(starts)])),
+    )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from farthing.models.attention import attend_causally
+from farthing.models.fused import library
 from farthing.models.packed import pack_attention
 
 Lengths = list[tuple[int, list[int]]]
@@ -72,3 +73,41 @@ def test_padding_gets_no_gradient(dtype: torch.dtype) -> None:
     qkv = tensors(20, dtype)
     grads = torch.autograd.grad(attend(0, *qkv)[:, :13].float().square().sum(), qkv)
     assert all(bool(g[:, :13].abs().sum() > 0) and not g[:, 13:].any() for g in grads)
+
+
+@pytest.mark.skipif(library() is None, reason="no compiler here, or FARTHING_KERNELS=off")
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("width", [(H, H), (64, 64), (24, 16)], ids=str)
+def test_the_kernel_equals_plain_pytorch(dtype: torch.dtype, atol: float, width: tuple[int, int]) -> None:
+    """Against the same layout in fp64, which never takes the kernel; lengths cross its blocks of 32 and tiles of 64."""
+    roots, children = [70, 33, 64, 131, 1], [[40, 0, 65], [1, 130], [9], [], []]
+    num_tokens = sum(roots) + sum(map(sum, children))
+    attend = pack_attention(roots, children, num_tokens + 5, 8)
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((N, width[0]), (K, width[0]), (K, width[1]))
+    qkv = [torch.randn(1, num_tokens + 5, h, w, generator=generator).to(dtype).requires_grad_() for h, w in sizes]
+    exact = [x.detach().double().requires_grad_() for x in qkv]
+    got, wanted = attend(0, *qkv)[:, :num_tokens], attend(0, *exact)[:, :num_tokens]
+    assert not torch.equal(got, wanted), "fp64 has no kernel"
+    torch.testing.assert_close(got.double(), wanted, atol=atol, rtol=atol)
+    weights = torch.randn(got.shape, generator=generator)
+    grads = torch.autograd.grad((got * weights).sum(), qkv)
+    for a, b in zip(grads, torch.autograd.grad((wanted * weights).sum(), exact), strict=True):
+        torch.testing.assert_close(a.double(), b, atol=5 * atol, rtol=5 * atol)
+        assert not a[:, num_tokens:].any()
+
+
+@pytest.mark.skipif(library() is None, reason="no compiler here, or FARTHING_KERNELS=off")
+def test_the_kernel_repeats_to_the_bit_on_any_number_of_threads() -> None:
+    attend = pack_attention([30, 20], [[40, 10], []], 128, 8)
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            qkv = [x.detach().float().requires_grad_() for x in tensors(128)]
+            out = attend(0, *qkv)
+            results.append([out.detach(), *torch.autograd.grad(out.square().sum(), qkv)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))

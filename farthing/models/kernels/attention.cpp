@@ -1,0 +1,316 @@
+// Attention over packed segments, forward and backward, and over the engine's cache: no block of scores is ever whole in
+// memory (FlashAttention, arXiv:2205.14135), and a prompt's keys are read once for all completions that share it.
+// Built by fused.py; packed.py and engine/cache.py hold the same functions in PyTorch. All sums are fp32. A task owns what it
+// writes and works in a fixed order, so results repeat to the bit on any number of threads.
+//
+// Every matrix product here is `multiply`: C += A B with A read element by element (any strides) and B, C in rows.
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "numbers.h"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;
+#endif
+typedef float Lanes __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+
+constexpr int64_t kQueries = 32;  // rows of scores at a time
+constexpr int64_t kKeys = 64;     // columns of scores at a time
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+template <int M, int N>
+inline void multiply_tile(int64_t depth, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c,
+                          int64_t ldc) {
+  Lanes sum[M][N];
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) sum[m][n] = *(const Lanes*)(c + m * ldc + n * kLanes);
+  for (int64_t d = 0; d < depth; d++) {
+    Lanes right[N];
+    for (int n = 0; n < N; n++) right[n] = *(const Lanes*)(b + d * ldb + n * kLanes);
+    for (int m = 0; m < M; m++) {
+      const float left = a[m * row + d * column];
+      for (int n = 0; n < N; n++) sum[m][n] += left * right[n];
+    }
+  }
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) *(Lanes*)(c + m * ldc + n * kLanes) = sum[m][n];
+}
+
+template <int N>
+inline void multiply_columns(int64_t rows, int64_t depth, const float* a, int64_t row, int64_t column, const float* b,
+                             int64_t ldb, float* c, int64_t ldc) {
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) multiply_tile<4, N>(depth, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
+  for (; i < rows; i++) multiply_tile<1, N>(depth, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
+}
+
+// C[rows, columns] += A[rows, depth] B[depth, columns]; columns are a multiple of kLanes
+void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t row, int64_t column, const float* b,
+              int64_t ldb, float* c, int64_t ldc) {
+  int64_t j = 0;
+  for (; j + 2 * kLanes <= columns; j += 2 * kLanes)
+    multiply_columns<2>(rows, depth, a, row, column, b + j, ldb, c + j, ldc);
+  if (j < columns) multiply_columns<1>(rows, depth, a, row, column, b + j, ldb, c + j, ldc);
+}
+
+// One head's rows of a [tokens, heads, width] array that may be a view with a longer row
+template <typename T>
+struct Heads {
+  T* data;
+  int64_t stride, width;
+  T* at(int64_t token, int64_t head) const { return data + token * stride + head * width; }
+};
+
+// fp32 copy of some rows of one head, its width padded with zeros to whole lanes
+template <typename T>
+void copy_rows(const Heads<T>& from, int64_t head, int64_t first, int64_t rows, float scale, float* to, int64_t padded) {
+  for (int64_t r = 0; r < rows; r++) {
+    const T* source = from.at(first + r, head);
+    for (int64_t i = 0; i < from.width; i++) to[r * padded + i] = load(source, i) * scale;
+    std::fill(to + r * padded + from.width, to + (r + 1) * padded, 0.f);
+  }
+}
+
+// Keys or values of one segment and head: in rows, and transposed in tiles [padded width, kKeys]
+struct Side {
+  int64_t count = 0, padded = 0;
+  std::vector<float> rows, turned;
+
+  template <typename T>
+  void fill(const Heads<T>& from, int64_t head, int64_t first, int64_t length) {
+    count = length, padded = round_up(from.width, kLanes);
+    const int64_t held = round_up(length, kKeys);
+    rows.assign(held * padded, 0.f);
+    turned.resize(held * padded);
+    copy_rows(from, head, first, length, 1.f, rows.data(), padded);
+    for (int64_t tile = 0; tile < held; tile += kKeys)
+      for (int64_t i = 0; i < padded; i++)
+        for (int64_t t = 0; t < kKeys; t++) turned[tile * padded + i * kKeys + t] = rows[(tile + t) * padded + i];
+  }
+  const float* tile(int64_t first) const { return turned.data() + first * padded; }
+};
+
+// Which keys of a tile a query sees: those before `limit`; in its own segment, one more for every query
+struct Visible {
+  int64_t count;
+  bool is_own;
+  int64_t of(int64_t query, int64_t first_key) const {
+    return std::clamp<int64_t>((is_own ? std::min(count, query + 1) : count) - first_key, 0, kKeys);
+  }
+};
+
+struct Segments {
+  const int64_t *starts, *lengths, *firsts;  // root r is segment firsts[r], its children follow up to firsts[r + 1]
+  int64_t num_roots;
+};
+
+template <typename T>
+void forward_segment(const Heads<const T>& q, const Heads<T>& out, float* log_sums, int64_t num_heads, int64_t head,
+                     int64_t start, int64_t length, const Side* const* keys, const Side* const* values, int sides,
+                     float scale) {
+  const int64_t width = keys[0]->padded, value_width = values[0]->padded;
+  std::vector<float> query(kQueries * width), scores(kQueries * kKeys), sum(kQueries * value_width);
+  for (int64_t block = 0; block < length; block += kQueries) {
+    const int64_t rows = std::min(kQueries, length - block);
+    float top[kQueries], total[kQueries];
+    std::fill(top, top + kQueries, kNever);
+    std::fill(total, total + kQueries, 0.f);
+    std::fill(sum.begin(), sum.end(), 0.f);
+    copy_rows(q, head, start + block, rows, scale, query.data(), width);
+    for (int side = 0; side < sides; side++) {
+      const bool is_own = side == sides - 1;
+      const Visible visible{keys[side]->count, is_own};
+      const int64_t last = is_own ? block + rows : visible.count;
+      for (int64_t tile = 0; tile < last; tile += kKeys) {
+        std::fill(scores.begin(), scores.end(), 0.f);
+        multiply(rows, kKeys, width, query.data(), width, 1, keys[side]->tile(tile), kKeys, scores.data(), kKeys);
+        for (int64_t r = 0; r < rows; r++) {
+          float* row = scores.data() + r * kKeys;
+          const int64_t seen = visible.of(block + r, tile);
+          float best = top[r];
+          for (int64_t i = 0; i < seen; i++) best = std::max(best, row[i]);
+          if (best == kNever) {  // nothing seen so far: nothing to add either
+            std::fill(row, row + kKeys, 0.f);
+            continue;
+          }
+          const float shrink = top[r] == kNever ? 0.f : std::exp(top[r] - best);
+          float added = 0;
+#pragma omp simd reduction(+ : added)
+          for (int64_t i = 0; i < kKeys; i++) {
+            row[i] = i < seen ? fast_exp(row[i] - best) : 0.f;
+            added += row[i];
+          }
+          if (shrink != 1.f)
+            for (int64_t i = 0; i < value_width; i++) sum[r * value_width + i] *= shrink;
+          total[r] = total[r] * shrink + added;
+          top[r] = best;
+        }
+        const int64_t depth = std::min(kKeys, values[side]->count - tile);
+        multiply(rows, value_width, depth, scores.data(), kKeys, 1, values[side]->rows.data() + tile * value_width,
+                 value_width, sum.data(), value_width);
+      }
+    }
+    for (int64_t r = 0; r < rows; r++) {
+      T* to = out.at(start + block + r, head);
+      for (int64_t i = 0; i < out.width; i++) store(to, i, sum[r * value_width + i] / total[r]);
+      log_sums[(start + block + r) * num_heads + head] = top[r] + std::log(total[r]);
+    }
+  }
+}
+
+template <typename T>
+void segments_forward(const Heads<const T>& q, const Heads<const T>& k, const Heads<const T>& v, const Heads<T>& out,
+                      float* log_sums, int64_t num_heads, int64_t num_kv_heads, const Segments& segments, float scale) {
+  const int64_t repeat = num_heads / num_kv_heads;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < segments.num_roots * num_kv_heads; task++) {
+    const int64_t root = task / num_kv_heads, kv_head = task % num_kv_heads;
+    Side keys[2], values[2];
+    for (int64_t s = segments.firsts[root]; s < segments.firsts[root + 1]; s++) {
+      const bool is_root = s == segments.firsts[root];
+      Side &own_keys = keys[is_root ? 0 : 1], &own_values = values[is_root ? 0 : 1];
+      own_keys.fill(k, kv_head, segments.starts[s], segments.lengths[s]);
+      own_values.fill(v, kv_head, segments.starts[s], segments.lengths[s]);
+      const Side *key_sides[2] = {&keys[0], &keys[1]}, *value_sides[2] = {&values[0], &values[1]};
+      for (int64_t head = kv_head * repeat; head < (kv_head + 1) * repeat; head++)
+        forward_segment(q, out, log_sums, num_heads, head, segments.starts[s], segments.lengths[s], key_sides, value_sides,
+                        is_root ? 1 : 2, scale);
+    }
+  }
+}
+
+template <typename T>
+struct Backward {
+  Heads<const T> q, out, grad;
+  Heads<T> grad_q;
+  const float* log_sums;
+  int64_t num_heads;
+  float scale;
+
+  // Adds to the gradients of both sides' keys and values, [count, padded] each
+  void segment(int64_t head, int64_t start, int64_t length, const Side* const* keys, const Side* const* values,
+               std::vector<float>* const* grad_keys, std::vector<float>* const* grad_values, int sides) const {
+    const int64_t width = keys[0]->padded, value_width = values[0]->padded;
+    std::vector<float> query(kQueries * width), grad_query(kQueries * width), grad_out(kQueries * value_width);
+    std::vector<float> weights(kQueries * kKeys), grad_scores(kQueries * kKeys);
+    for (int64_t block = 0; block < length; block += kQueries) {
+      const int64_t rows = std::min(kQueries, length - block);
+      float mean[kQueries];  // what the softmax's gradient takes off: the product of output and its gradient
+      copy_rows(q, head, start + block, rows, scale, query.data(), width);
+      copy_rows(grad, head, start + block, rows, 1.f, grad_out.data(), value_width);
+      std::fill(grad_query.begin(), grad_query.end(), 0.f);
+      for (int64_t r = 0; r < rows; r++) {
+        const T* value = out.at(start + block + r, head);
+        mean[r] = 0;
+        for (int64_t i = 0; i < out.width; i++) mean[r] += load(value, i) * grad_out[r * value_width + i];
+      }
+      for (int side = 0; side < sides; side++) {
+        const bool is_own = side == sides - 1;
+        const Visible visible{keys[side]->count, is_own};
+        const int64_t last = is_own ? block + rows : visible.count;
+        for (int64_t tile = 0; tile < last; tile += kKeys) {
+          const int64_t held = std::min(kKeys, visible.count - tile);
+          std::fill(weights.begin(), weights.end(), 0.f);
+          std::fill(grad_scores.begin(), grad_scores.end(), 0.f);
+          multiply(rows, kKeys, width, query.data(), width, 1, keys[side]->tile(tile), kKeys, weights.data(), kKeys);
+          multiply(rows, kKeys, value_width, grad_out.data(), value_width, 1, values[side]->tile(tile), kKeys,
+                   grad_scores.data(), kKeys);
+          for (int64_t r = 0; r < rows; r++) {
+            const int64_t seen = visible.of(block + r, tile);
+            const float log_sum = log_sums[(start + block + r) * num_heads + head];
+            float *row = weights.data() + r * kKeys, *grad_row = grad_scores.data() + r * kKeys;
+#pragma omp simd
+            for (int64_t i = 0; i < kKeys; i++) {
+              row[i] = i < seen ? fast_exp(row[i] - log_sum) : 0.f;
+              grad_row[i] = row[i] * (grad_row[i] - mean[r]);
+            }
+          }
+          const float* key_rows = keys[side]->rows.data() + tile * width;
+          multiply(rows, width, held, grad_scores.data(), kKeys, 1, key_rows, width, grad_query.data(), width);
+          multiply(held, width, rows, grad_scores.data(), 1, kKeys, query.data(), width,
+                   grad_keys[side]->data() + tile * width, width);
+          multiply(held, value_width, rows, weights.data(), 1, kKeys, grad_out.data(), value_width,
+                   grad_values[side]->data() + tile * value_width, value_width);
+        }
+      }
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < grad_q.width; i++)
+          store(grad_q.at(start + block + r, head), i, grad_query[r * width + i] * scale);
+    }
+  }
+};
+
+template <typename T>
+void store_rows(const std::vector<float>& from, int64_t padded, const Heads<T>& to, int64_t head, int64_t first,
+                int64_t rows) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t i = 0; i < to.width; i++) store(to.at(first + r, head), i, from[r * padded + i]);
+}
+
+template <typename T>
+void segments_backward(const Backward<T>& backward, const Heads<const T>& k, const Heads<const T>& v, const Heads<T>& grad_k,
+                       const Heads<T>& grad_v, int64_t num_kv_heads, const Segments& segments) {
+  const int64_t repeat = backward.num_heads / num_kv_heads;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < segments.num_roots * num_kv_heads; task++) {
+    const int64_t root = task / num_kv_heads, kv_head = task % num_kv_heads, first = segments.firsts[root];
+    Side keys[2], values[2];
+    std::vector<float> grad_keys[2], grad_values[2];
+    for (int64_t s = first; s < segments.firsts[root + 1]; s++) {
+      const int own = s == first ? 0 : 1;
+      const int64_t start = segments.starts[s], length = segments.lengths[s];
+      keys[own].fill(k, kv_head, start, length);
+      values[own].fill(v, kv_head, start, length);
+      grad_keys[own].assign(length * keys[own].padded, 0.f);
+      grad_values[own].assign(length * values[own].padded, 0.f);
+      const Side *key_sides[2] = {&keys[0], &keys[1]}, *value_sides[2] = {&values[0], &values[1]};
+      std::vector<float>*key_grads[2] = {&grad_keys[0], &grad_keys[1]}, *value_grads[2] = {&grad_values[0], &grad_values[1]};
+      for (int64_t head = kv_head * repeat; head < (kv_head + 1) * repeat; head++)
+        backward.segment(head, start, length, key_sides, value_sides, key_grads, value_grads, own + 1);
+      if (own) {
+        store_rows(grad_keys[1], keys[1].padded, grad_k, kv_head, start, length);
+        store_rows(grad_values[1], values[1].padded, grad_v, kv_head, start, length);
+      }
+    }
+    store_rows(grad_keys[0], keys[0].padded, grad_k, kv_head, segments.starts[first], segments.lengths[first]);
+    store_rows(grad_values[0], values[0].padded, grad_v, kv_head, segments.starts[first], segments.lengths[first]);
+  }
+}
+
+}  // namespace
+
+#define EXPORT(NAME, T)                                                                                                  \
+  extern "C" void segments_forward_##NAME(const T* q, int64_t q_stride, const T* k, int64_t k_stride, const T* v,       \
+                                          int64_t v_stride, T* out, float* log_sums, int64_t num_heads,                  \
+                                          int64_t num_kv_heads, int64_t width, int64_t value_width, const int64_t* starts, \
+                                          const int64_t* lengths, const int64_t* firsts, int64_t num_roots, float scale) { \
+    segments_forward<T>({q, q_stride, width}, {k, k_stride, width}, {v, v_stride, value_width},                          \
+                        {out, num_heads * value_width, value_width}, log_sums, num_heads, num_kv_heads,                  \
+                        {starts, lengths, firsts, num_roots}, scale);                                                    \
+  }                                                                                                                      \
+  extern "C" void segments_backward_##NAME(                                                                              \
+      const T* q, int64_t q_stride, const T* k, int64_t k_stride, const T* v, int64_t v_stride, const T* out,            \
+      const T* grad, const float* log_sums, T* grad_q, T* grad_k, T* grad_v, int64_t num_heads, int64_t num_kv_heads,    \
+      int64_t width, int64_t value_width, const int64_t* starts, const int64_t* lengths, const int64_t* firsts,          \
+      int64_t num_roots, float scale) {                                                                                  \
+    Backward<T> backward{{q, q_stride, width},                                                                           \
+                         {out, num_heads * value_width, value_width},                                                    \
+                         {grad, num_heads * value_width, value_width},                                                   \
+                         {grad_q, num_heads * width, width},                                                             \
+                         log_sums,                                                                                       \
+                         num_heads,                                                                                      \
+                         scale};                                                                                         \
+    segments_backward<T>(backward, {k, k_stride, width}, {v, v_stride, value_width},                                     \
+                         {grad_k, num_kv_heads * width, width}, {grad_v, num_kv_heads * value_width, value_width},       \
+                         num_kv_heads, {starts, lengths, firsts, num_roots});                                            \
+  }
+EXPORT(f32, float)
+EXPORT(bf16, bf16)
