@@ -61,7 +61,7 @@ class MoeShape(_Table):
     """Routed experts of a layer."""
     experts_per_token: Positive
     expert_width: Positive
-    num_shared_experts: NonNegative = 1
+    num_shared_experts: Positive = 1
     first_k_dense: NonNegative = 0
     """Layers at the bottom with a dense feed-forward of `ffn_width`."""
     n_group: Positive = 1
@@ -180,6 +180,11 @@ class ModelShape(_Table):
     def expert_scoring(self) -> Literal["sigmoid", "softmax"]:
         """How a router turns its logits into gates: V3 each on its own, V2 against each other."""
         return "sigmoid" if self.family == "deepseek_v3" else "softmax"
+
+    @property
+    def has_balance_bias(self) -> bool:
+        """V3 balances its experts by a bias on who is chosen; V2 by auxiliary losses alone."""
+        return self.family == "deepseek_v3"
 
     @property
     def rope_width(self) -> int:

@@ -110,7 +110,7 @@ def test_queries_may_have_a_latent_of_their_own() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(dense=st.integers(0, 3), chosen=st.integers(1, 4), shared=st.integers(0, 2))
+@given(dense=st.integers(0, 3), chosen=st.integers(1, 4), shared=st.integers(1, 2))
 def test_active_weights_leave_out_exactly_the_experts_not_chosen(dense: int, chosen: int, shared: int) -> None:
     moe = {
         "num_experts": 4,
