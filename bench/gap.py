@@ -61,7 +61,7 @@ def gap(model: Decoder, tokenizer: Tokenizer) -> tuple[float, float, int]:
     rows = [Row([*prompt, *c.tokens], len(prompt)) for prompt, c in pairs]
     total, largest, count = 0.0, 0.0, 0
     for batch in microbatches(rows, 2048):
-        logprobs_BT, _ = completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT)
+        logprobs_BT, _ = completion_logprobs(model, batch)
         difference = (logprobs_BT - lay_out([c.logprobs for _, c in pairs], batch)).abs()
         total, largest = total + float(difference.sum()), max(largest, float(difference.max()))
         count += int(batch.loss_mask_BT.sum())

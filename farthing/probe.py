@@ -108,7 +108,7 @@ def _open(recipe: Recipe, scratch: Path, precision: Precision) -> tuple[Decoder,
 
 def _train_once(model: Decoder, rows: list[Row], max_tokens: int) -> None:
     for batch in microbatches(rows, max_tokens):
-        logprobs_BT, _ = completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT)
+        logprobs_BT, _ = completion_logprobs(model, batch)
         torch.autograd.backward(cross_entropy(logprobs_BT, 1))
     model.zero_grad()
 

@@ -1,83 +1,96 @@
-"""Microbatches: every row once, never too big, masks on the completion alone, values laid out where the mask is."""
+"""Microbatches: every row once, never too big, shared prompts once, every loss token read from the right place."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farthing.data.batches import (
-    ROUND_ROWS,
-    ROUND_TOKENS,
-    Microbatch,
-    Row,
-    lay_out,
-    microbatches,
-    padding_share,
-    round_up,
-)
+from farthing.data.batches import ROUND_FLAT, Microbatch, Row, lay_out, microbatches, padding_share, round_up
 
 
 @st.composite
 def rows_of(draw: st.DrawFn) -> list[Row]:
-    lengths = draw(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 60)), max_size=25))
+    """Groups of 1 to 4 rows on one prompt, every token of a different number."""
+    groups = draw(st.lists(st.tuples(st.integers(0, 20), st.lists(st.integers(1, 40), min_size=1, max_size=4)), max_size=9))
     number = iter(range(1, 10_000))
-    return [Row([next(number) for _ in range(prompt + completion)], prompt) for prompt, completion in lengths]
+    rows = []
+    for prompt_length, lengths in groups:
+        prompt = [next(number) for _ in range(prompt_length)]
+        rows += [Row([*prompt, *(next(number) for _ in range(length))], prompt_length) for length in lengths]
+    return rows
 
 
-@settings(deadline=None, max_examples=50)
+def sequences(batch: Microbatch) -> list[list[int]]:
+    """What each loss token's source sees, itself last, read back from the layout."""
+    tokens, positions = batch.tokens_1S[0].tolist(), batch.positions_1S[0].tolist()
+    (R, U), (_, G, W) = batch.attend.roots, batch.attend.children
+    seen = []
+    for source in batch.sources_R.tolist():
+        place = int(batch.attend.inverse[source])
+        if place < R * U:
+            keys = [place // U * U + i for i in range(place % U + 1)]
+        else:
+            child, own = divmod(place - R * U, W)
+            root = child // G
+            hidden = batch.attend.hidden[root, 0, 0, 0, own].tolist()
+            block = [root * U + i for i in range(U)] + [R * U + child * W + i for i in range(W)]
+            keys = [key for key, is_hidden in zip(block, hidden, strict=True) if not is_hidden]
+        flat = [int(batch.attend.index[key]) for key in keys]
+        assert [positions[i] for i in flat] == list(range(len(flat)))
+        seen.append([tokens[i] for i in flat])
+    return seen
+
+
+@settings(deadline=None, max_examples=100)
 @given(rows=rows_of(), max_tokens=st.integers(1, 700))
-def test_every_row_once_and_never_too_big(rows: list[Row], max_tokens: int) -> None:
+def test_every_loss_token_is_predicted_from_exactly_the_tokens_before_it(rows: list[Row], max_tokens: int) -> None:
     batches = microbatches(rows, max_tokens)
     assert sorted(i for b in batches for i in b.rows) == list(range(len(rows)))
     for batch in batches:
-        num_rows, width = batch.tokens_BT.shape
-        assert width % ROUND_TOKENS == 0
-        assert num_rows < ROUND_ROWS or num_rows % ROUND_ROWS == 0
-        assert batch.tokens_BT.numel() <= max_tokens or num_rows == len(batch.rows) == 1
-    lengths = [len(rows[i].tokens) for b in batches for i in b.rows]
-    assert lengths == sorted(lengths, reverse=True)
+        wanted = [
+            (rows[i].tokens[:at], rows[i].tokens[at])
+            for i in batch.rows
+            for at in range(max(rows[i].num_prompt, 1), len(rows[i].tokens))
+        ]
+        assert list(zip(sequences(batch), batch.targets_R.tolist(), strict=True)) == wanted
+        assert batch.loss_mask_BT.sum(dim=1).tolist() == [len(rows[i].tokens) - max(rows[i].num_prompt, 1) for i in batch.rows]
 
 
 @settings(deadline=None, max_examples=50)
 @given(rows=rows_of(), max_tokens=st.integers(1, 700))
-def test_masks_point_at_the_completion_and_padding_is_blank(rows: list[Row], max_tokens: int) -> None:
+def test_no_microbatch_is_too_big_and_no_token_is_there_twice(rows: list[Row], max_tokens: int) -> None:
     for batch in microbatches(rows, max_tokens):
-        targets_BT = batch.tokens_BT.roll(-1, dims=1)
-        for b, i in enumerate(batch.rows):
-            row = rows[i]
-            assert batch.tokens_BT[b, : len(row.tokens)].tolist() == row.tokens
-            assert not batch.tokens_BT[b, len(row.tokens) :].any()
-            # the first token of a document without a prompt has nothing to be predicted from
-            assert targets_BT[b][batch.loss_mask_BT[b]].tolist() == row.tokens[max(row.num_prompt, 1) :]
-        assert not batch.tokens_BT[len(batch.rows) :].any()
-        assert not batch.loss_mask_BT[len(batch.rows) :].any()
-
-
-@settings(deadline=None, max_examples=50)
-@given(rows=rows_of(), max_tokens=st.integers(1, 700))
-def test_values_are_laid_out_on_their_own_tokens(rows: list[Row], max_tokens: int) -> None:
-    rows = [row for row in rows if row.num_prompt]
-    values = [[float(token) for token in row.tokens[row.num_prompt :]] for row in rows]
-    for batch in microbatches(rows, max_tokens):
-        laid_BT = lay_out(values, batch)
-        assert laid_BT.dtype == torch.float32
-        assert torch.equal(laid_BT, torch.where(batch.loss_mask_BT, batch.tokens_BT.roll(-1, dims=1), 0).float())
+        held = batch.tokens_1S[0, : batch.num_tokens].tolist()
+        assert len(set(held)) == len(held)
+        assert batch.tokens_1S.numel() % ROUND_FLAT == 0
+        assert batch.num_tokens < batch.tokens_1S.numel(), "padding needs a place of its own"
+        assert batch.attend.index.numel() <= max_tokens or len(batch.rows) == 1
+        assert not batch.tokens_1S[0, batch.num_tokens :].any()
 
 
 def test_worked_by_hand() -> None:
-    rows = [Row([1, 2, 3], 1), Row(list(range(1, 18)), 16), Row([7, 8], 1)]
-    wide, narrow = microbatches(rows, max_tokens=64)
-    assert (wide.rows, wide.tokens_BT.shape) == ([1], (1, 24))
-    assert wide.loss_mask_BT.nonzero().tolist() == [[0, 15]]
-    assert (narrow.rows, narrow.tokens_BT.shape) == ([0, 2], (2, 8))
-    assert narrow.loss_mask_BT.nonzero().tolist() == [[0, 0], [0, 1], [1, 0]]
-    assert lay_out([[0.5, 0.25], [9.0], [0.125]], narrow)[:, :3].tolist() == [[0.5, 0.25, 0], [0.125, 0, 0]]
-    assert padding_share([wide, narrow], rows) == pytest.approx(1 - 22 / 40)
+    """Two completions of the prompt [1, 2] share it; the row alone does not. What predicts nothing is not forwarded."""
+    rows = [Row([1, 2, 3, 4, 5], 2), Row([7, 8, 9], 1), Row([1, 2, 6], 2)]
+    group, alone = microbatches(rows, max_tokens=64)
+    assert (group.rows, alone.rows) == ([0, 2], [1])
+    assert group.tokens_1S[0, :5].tolist() == [1, 2, 3, 4, 0]
+    assert group.positions_1S[0, :5].tolist() == [0, 1, 2, 3, 0]
+    assert (group.sources_R.tolist(), group.targets_R.tolist()) == ([1, 2, 3, 1], [3, 4, 5, 6])
+    assert group.loss_mask_BT.tolist() == [[True, True, True], [True, False, False]]
+    assert (group.num_tokens, group.num_context_tokens) == (4, 1 + 2 + 3 + 4)
+    assert (alone.sources_R.tolist(), alone.targets_R.tolist()) == ([0, 1], [8, 9])
+    assert lay_out([[0.5, 0.25, 0.75], [9.0], [0.125]], group).tolist() == [[0.5, 0.25, 0.75], [0.125, 0, 0]]
+    assert padding_share([group, alone]) == pytest.approx(1 - 6 / 128)
+
+
+def test_longest_first() -> None:
+    rows = [Row([1] * 30, 3), Row([2] * 90, 3), Row([3] * 60, 3)]
+    assert [b.rows for b in microbatches(rows, 96)] == [[1], [2], [0]]
 
 
 def test_no_rows() -> None:
     assert microbatches([], 100) == []
-    assert padding_share([], []) == 0.0
+    assert padding_share([]) == 0.0
 
 
 def test_rounding_up() -> None:
@@ -86,6 +99,11 @@ def test_rounding_up() -> None:
 
 def test_too_few_values_for_the_mask_are_refused() -> None:
     (batch,) = microbatches([Row([1, 2, 3, 4], 1)], 64)
-    assert isinstance(batch, Microbatch)
     with pytest.raises(RuntimeError):
         lay_out([[0.5]], batch)
+
+
+def test_a_document_of_one_token_has_nothing_to_learn_from() -> None:
+    (batch,) = microbatches([Row([1], 0), Row([2, 3], 0)], 64)
+    assert batch.targets_R.tolist() == [3]
+    assert torch.equal(batch.loss_mask_BT.sum(dim=1), torch.tensor([0, 1]))

@@ -34,43 +34,47 @@ def row(length: int, num_prompt: int) -> Row:
 
 
 def test_values_and_gradients_equal_the_whole_softmax(model: Decoder) -> None:
-    rows = [row(30, 9), row(7, 6), row(12, 1)]
-    (batch,) = microbatches(rows, 10_000)
-    logprobs_BT, entropy_BT = completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT, 0.7)
-    grads = torch.autograd.grad(logprobs_BT.sum(), list(model.parameters()))
+    group = row(20, 9)
+    rows = [row(30, 9), row(7, 6), row(12, 1), group, Row([*group.tokens[:9], *row(25, 0).tokens], 9)]
+    batches = microbatches(rows, 10_000)
+    grads = [torch.zeros_like(p) for p in model.parameters()]
     total = torch.zeros(())
-    for b, i in enumerate(batch.rows):
-        tokens = torch.tensor(rows[i].tokens)
-        log_probs = (model.logits(model(tokens[None])[0]) / 0.7).log_softmax(-1)
-        chosen = log_probs[:-1].gather(1, tokens[1:, None])[rows[i].num_prompt - 1 :, 0]
-        entropy = -(log_probs.exp() * log_probs).sum(-1)[rows[i].num_prompt - 1 : -1]
-        torch.testing.assert_close(logprobs_BT[b][batch.loss_mask_BT[b]], chosen, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(entropy_BT[b][batch.loss_mask_BT[b]], entropy, atol=1e-5, rtol=1e-5)
-        total = total + chosen.sum()
+    for batch in batches:
+        logprobs_BT, entropy_BT = completion_logprobs(model, batch, 0.7)
+        for grad, part in zip(grads, torch.autograd.grad(logprobs_BT.sum(), list(model.parameters())), strict=True):
+            grad += part
+        for b, i in enumerate(batch.rows):
+            tokens = torch.tensor(rows[i].tokens)
+            log_probs = (model.logits(model(tokens[None])[0]) / 0.7).log_softmax(-1)
+            chosen = log_probs[:-1].gather(1, tokens[1:, None])[rows[i].num_prompt - 1 :, 0]
+            entropy = -(log_probs.exp() * log_probs).sum(-1)[rows[i].num_prompt - 1 : -1]
+            torch.testing.assert_close(logprobs_BT[b][batch.loss_mask_BT[b]], chosen, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(entropy_BT[b][batch.loss_mask_BT[b]], entropy, atol=1e-5, rtol=1e-5)
+            total = total + chosen.sum()
+        assert not logprobs_BT[~batch.loss_mask_BT].any()
+        assert not entropy_BT[~batch.loss_mask_BT].any()
+    assert [len(batch.rows) for batch in batches] == [2, 3], "the two on one prompt share it"
     for got, wanted in zip(grads, torch.autograd.grad(total, list(model.parameters())), strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
-    assert not logprobs_BT[~batch.loss_mask_BT].any()
-    assert not entropy_BT[~batch.loss_mask_BT].any()
 
 
 def test_a_row_may_fill_the_model_although_its_batch_is_rounded_beyond(model: Decoder) -> None:
     full = row(SHAPE.max_positions, 3)
     (batch,) = microbatches([full], 10_000)
-    assert batch.tokens_BT.shape[1] > SHAPE.max_positions
-    logprobs_BT, _ = completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT)
+    assert batch.tokens_1S.shape[1] > SHAPE.max_positions
+    logprobs_BT, _ = completion_logprobs(model, batch)
     tokens = torch.tensor(full.tokens)
     whole = model.logits(model(tokens[None])[0]).log_softmax(-1)[:-1].gather(1, tokens[1:, None])[2:, 0]
-    assert logprobs_BT.shape == batch.tokens_BT.shape
-    torch.testing.assert_close(logprobs_BT[batch.loss_mask_BT], whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logprobs_BT[0], whole, atol=1e-5, rtol=1e-5)
 
 
 def test_the_head_sees_only_positions_that_carry_loss(model: Decoder) -> None:
-    (batch,) = microbatches([row(40, 30)] * 40, 10_000)
-    needed = -(-int(batch.loss_mask_BT.sum()) // ROUND_LOGITS) * ROUND_LOGITS
-    assert needed < batch.tokens_BT.numel() / 2
+    (batch,) = microbatches([Row([i, *row(39, 0).tokens], 30) for i in range(40)], 10_000)
+    needed = -(-len(batch.targets_R) // ROUND_LOGITS) * ROUND_LOGITS
+    assert needed < batch.tokens_1S.numel() / 2
     with torch.no_grad():
         with FlopCounterMode(display=False) as body:
-            model(batch.tokens_BT[:, : SHAPE.max_positions])
+            model(batch.tokens_1S, batch.positions_1S, batch.attend)
         with FlopCounterMode(display=False) as whole:
-            completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT)
+            completion_logprobs(model, batch)
     assert whole.get_total_flops() - body.get_total_flops() == 2 * needed * SHAPE.width * SHAPE.vocab_size

@@ -3,7 +3,7 @@
 The head's matmul, the softmax and its gradient run over chunks of rows; the backward pass recomputes the logits of each
 chunk instead of keeping them (the idea of Cut Cross-Entropy, arXiv:2411.09009, in plain PyTorch).
 
-Shapes: R rows (tokens that carry loss), D width, V vocabulary.
+Shapes: R rows (tokens that carry loss), D width, V vocabulary, S flat tokens of a microbatch; B rollouts, T tokens of each.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from farthing.data.batches import Microbatch
 from farthing.models.decoder import Decoder
 
 CHUNK_ELEMENTS = 1 << 23
@@ -30,27 +31,19 @@ def token_logprobs(model: Decoder, hidden_RD: Tensor, targets_R: Tensor, tempera
     return logprobs_R, entropy_R
 
 
-def completion_logprobs(
-    model: Decoder, tokens_BT: Tensor, loss_mask_BT: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Forward pass of a batch -> logprobs and entropies of the tokens that carry loss, [B, T], zero elsewhere.
+def completion_logprobs(model: Decoder, batch: Microbatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Forward pass of a microbatch -> logprobs and entropies of the tokens that carry loss, [B, T], zero elsewhere.
 
-    At position t stands the logprob of token t + 1. The head sees only the positions under the mask, their number
-    rounded up to `ROUND_LOGITS` (the rest repeats position 0 and is thrown away), so that its matmuls see few shapes.
+    The head sees only the positions that predict such a token, their number rounded up to `ROUND_LOGITS` (the rest repeats
+    position 0 and is thrown away), so that its matmuls see few shapes.
     """
-    zeros_BT = torch.zeros(tokens_BT.shape, device=tokens_BT.device)
-    # a batch's width is rounded up, perhaps beyond the model's last position: what lies there is padding
-    held = tokens_BT[:, : model.shape.max_positions]
-    hidden_BTD = model(held)
-    positions_R = loss_mask_BT[:, : held.shape[1]].flatten().nonzero().squeeze(1)
-    num_real = len(positions_R)
-    positions_R = F.pad(positions_R, (0, -num_real % ROUND_LOGITS))
-    hidden_RD = hidden_BTD.flatten(0, 1).index_select(0, positions_R)
-    targets_R = held.roll(-1, dims=1).flatten()[positions_R]
-    logprobs_R, entropy_R = token_logprobs(model, hidden_RD, targets_R, temperature)
-    return zeros_BT.masked_scatter(loss_mask_BT, logprobs_R[:num_real]), zeros_BT.masked_scatter(
-        loss_mask_BT, entropy_R[:num_real]
-    )
+    hidden_SD = model(batch.tokens_1S, batch.positions_1S, batch.attend).squeeze(0)
+    num_real = len(batch.targets_R)
+    sources_R, targets_R = (F.pad(x, (0, -num_real % ROUND_LOGITS)) for x in (batch.sources_R, batch.targets_R))
+    logprobs_R, entropy_R = token_logprobs(model, hidden_SD.index_select(0, sources_R), targets_R, temperature)
+    zeros_BT = torch.zeros(batch.loss_mask_BT.shape, device=hidden_SD.device)
+    laid_out = (zeros_BT.masked_scatter(batch.loss_mask_BT, x[:num_real]) for x in (logprobs_R, entropy_R))
+    return next(laid_out), next(laid_out)
 
 
 def _chunk_rows(vocab_size: int) -> int:

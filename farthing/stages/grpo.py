@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from farthing.advantage import group_advantages, is_flat
 from farthing.config import GrpoConfig
-from farthing.data.batches import Microbatch, Row, lay_out, microbatches, padding_share
+from farthing.data.batches import Microbatch, lay_out, microbatches, padding_share
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import TrainingDiverged
@@ -69,7 +68,7 @@ def train(stage: Stage[GrpoConfig]) -> None:
             rollouts = [r for group in groups_P for r in group]
             learning_rate = stage.learning_rate(step)
             tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, learning_rate)
-            flops = training_flops(model, tally.num_tokens, tally.num_rows, tally.num_loss_tokens)
+            flops = tally.flops
             run.count(tokens_trained=tally.num_tokens, model_flops=flops)
         with run.phase("weight_sync"):
             # the engine reads the trainer's own weights: there is nothing to copy
@@ -143,15 +142,10 @@ class Tally:
     gap_max: float = 0.0
     num_gap_tokens: int = 0
     num_tokens: int = 0
-    num_rows: int = 0
     num_loss_tokens: int = 0
+    flops: int = 0
     grad_norms: list[float] = field(default_factory=list)
     padding: list[float] = field(default_factory=list)
-
-    def add_rows(self, rows: Sequence[Row]) -> None:
-        self.num_rows += len(rows)
-        self.num_tokens += sum(len(r.tokens) for r in rows)
-        self.num_loss_tokens += sum(r.num_loss_tokens for r in rows)
 
     def add_gap(self, gap_BT: Tensor, mask_BT: Tensor) -> None:
         self.gap += float(gap_BT.sum())
@@ -195,8 +189,10 @@ def update(
             optimizer.zero_grad()
             raise TrainingDiverged("the policy loss is NaN")
         tally.grad_norms.append(optimizer.step(learning_rate))
-        tally.padding.append(padding_share(part.batches, part.rows))
-        tally.add_rows(part.rows)
+        tally.padding.append(padding_share(part.batches))
+        tally.num_tokens += sum(len(r.tokens) for r in part.rows)
+        tally.num_loss_tokens += sum(r.num_loss_tokens for r in part.rows)
+        tally.flops += training_flops(model, part.batches)
     return tally
 
 
@@ -220,22 +216,22 @@ class Minibatch:
     def remember_old_logprobs(self, model: Decoder) -> None:
         """The policy's logprobs before the first optimizer step of this rollout batch."""
         temperature = self.config.temperature
-        self.old_logprobs = [completion_logprobs(model, b.tokens_BT, b.loss_mask_BT, temperature)[0] for b in self.batches]
+        self.old_logprobs = [completion_logprobs(model, b, temperature)[0] for b in self.batches]
 
     def backward(self, model: Decoder, reference: Decoder | None, number: int, tally: Tally) -> None:
         """Adds microbatch `number`'s gradient, with the whole step's denominators."""
         config, batch = self.config, self.batches[number]
-        tokens_BT, mask_BT = batch.tokens_BT, batch.loss_mask_BT
-        logprobs_BT, entropy_BT = completion_logprobs(model, tokens_BT, mask_BT, config.temperature)
+        mask_BT = batch.loss_mask_BT
+        logprobs_BT, entropy_BT = completion_logprobs(model, batch, config.temperature)
         sampled_BT, rollout_logprobs_BT = self._rollout_logprobs(batch)
         ref_logprobs_BT = None
         if reference is not None:
             with torch.no_grad():
-                ref_logprobs_BT, _ = completion_logprobs(reference, tokens_BT, mask_BT, config.temperature)
+                ref_logprobs_BT, _ = completion_logprobs(reference, batch, config.temperature)
         result = policy_loss(
             logprobs_BT,
             self._old_logprobs(number, logprobs_BT, rollout_logprobs_BT),
-            F.pad(self.advantages[batch.rows], (0, len(mask_BT) - len(batch.rows))),
+            self.advantages[batch.rows],
             mask_BT,
             self.counts,
             self.loss_params,

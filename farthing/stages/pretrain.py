@@ -6,7 +6,7 @@
 import torch
 
 from farthing.config import CorpusStageConfig
-from farthing.data.batches import Row, microbatches, padding_share
+from farthing.data.batches import Microbatch, Row, microbatches, padding_share
 from farthing.data.corpus import Corpus
 from farthing.engine.engine import Engine
 from farthing.errors import DataError, TrainingDiverged
@@ -39,12 +39,12 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
             rows = corpus.take(config.batch_documents)
             require_fit(rows, model.shape.max_positions)
             learning_rate = stage.learning_rate(step)
-            loss, grad_norm, padding = update(model, optimizer, rows, config.max_microbatch_tokens, learning_rate)
-            num_tokens = sum(len(r.tokens) for r in rows)
-            num_loss_tokens = sum(r.num_loss_tokens for r in rows)
-            flops = training_flops(model, num_tokens, len(rows), num_loss_tokens)
+            batches = microbatches(rows, config.max_microbatch_tokens)
+            loss, grad_norm = update(model, optimizer, batches, learning_rate)
+            num_tokens, flops = sum(len(r.tokens) for r in rows), training_flops(model, batches)
             run.count(tokens_trained=num_tokens, model_flops=flops)
-        run.log(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, padding=padding, documents=stream.cursor)
+        run.log(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, documents=stream.cursor)
+        run.log(padding=padding_share(batches))
         run.log(train_tokens_per_s=num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
         if config.eval is not None and is_due(step, config.eval.every):
             score = stage.quick_eval(engine, problems, config.eval)
@@ -64,19 +64,16 @@ def require_fit(rows: list[Row], max_positions: int) -> None:
         )
 
 
-def update(
-    model: Decoder, optimizer: Optimizer, rows: list[Row], max_tokens: int, learning_rate: float
-) -> tuple[float, float, float]:
-    """One optimizer step on `rows` -> (loss in nats per token, gradient norm, share of padding)."""
-    num_loss_tokens = sum(r.num_loss_tokens for r in rows)
-    batches = microbatches(rows, max_tokens)
+def update(model: Decoder, optimizer: Optimizer, batches: list[Microbatch], learning_rate: float) -> tuple[float, float]:
+    """One optimizer step over all of `batches` -> (loss in nats per token, gradient norm)."""
+    num_loss_tokens = sum(len(b.targets_R) for b in batches)
     total = 0.0
     for batch in batches:
-        logprobs_BT, _ = completion_logprobs(model, batch.tokens_BT, batch.loss_mask_BT)
+        logprobs_BT, _ = completion_logprobs(model, batch)
         loss = cross_entropy(logprobs_BT, num_loss_tokens)
         torch.autograd.backward(loss)
         total += float(loss.detach())
     if total != total:
         optimizer.zero_grad()
         raise TrainingDiverged("the loss is NaN")
-    return total, optimizer.step(learning_rate), padding_share(batches, rows)
+    return total, optimizer.step(learning_rate)

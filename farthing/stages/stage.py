@@ -1,6 +1,6 @@
 """What every stage does around its loop: evaluate before and after, resume, checkpoint, hand over a model folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -8,6 +8,7 @@ import torch
 
 from farthing.checkpoint import CheckpointStore
 from farthing.config import EvalConfig, GrpoConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.data.batches import Microbatch
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import TrainingDiverged
@@ -195,7 +196,8 @@ def generation_flops(model: Decoder, tokens_in: int, tokens_out: int, num_prompt
     return prefill + model.shape.forward_flops(tokens_out, prompt, tokens_out)
 
 
-def training_flops(model: Decoder, num_tokens: int, num_rows: int, num_loss_tokens: int) -> int:
+def training_flops(model: Decoder, batches: Sequence[Microbatch]) -> int:
     """Forward and backward: three times the forward pass. Recomputed activations are not counted (model FLOPs)."""
-    context = num_tokens / max(num_rows, 1) / 2
-    return 3 * model.shape.forward_flops(num_tokens, context, num_loss_tokens)
+    num_tokens = sum(b.num_tokens for b in batches)
+    context = sum(b.num_context_tokens for b in batches) / max(num_tokens, 1)
+    return 3 * model.shape.forward_flops(num_tokens, context, sum(len(b.targets_R) for b in batches))
