@@ -187,6 +187,26 @@ class StyleConfig(Config):
         return self
 
 
+class ExpertsConfig(Config):
+    """How the load of a mixture of experts is kept even; the defaults are DeepSeek-V3's."""
+
+    balance_speed: NonNegative = 0.001
+    """How far every expert's bias moves at each step; 0: frozen."""
+    freeze_from: Share = 0.966
+    """Share of the steps after which the biases are frozen; V3: after 14.3 of 14.8 trillion tokens."""
+    balance_coef: NonNegative = 1e-4
+    """Weight of the sequence-wise balance loss; 0: off."""
+
+
+class MtpConfig(Config):
+    """Weight of multi-token prediction in the loss; the defaults are DeepSeek-V3's."""
+
+    weight: NonNegative = 0.3
+    later_weight: NonNegative = 0.1
+    later_from: Share = 0.676
+    """Share of the steps after which `later_weight` holds; V3: after 10 of 14.8 trillion tokens."""
+
+
 class CorpusStageConfig(StageConfig):
     """What pretrain and sft share: documents made of a question and a completion."""
 
@@ -198,6 +218,10 @@ class CorpusStageConfig(StageConfig):
     max_completion_tokens: Count = 256
     """For the evaluation's completions."""
     reward: RewardConfig = RewardConfig()
+    experts: ExpertsConfig = ExpertsConfig()
+    """For models with a mixture of experts."""
+    mtp: MtpConfig = MtpConfig()
+    """For models with multi-token prediction."""
 
 
 class PretrainConfig(CorpusStageConfig):
@@ -206,6 +230,7 @@ class PretrainConfig(CorpusStageConfig):
 
 class SftConfig(CorpusStageConfig):
     kind: Literal["sft"]
+    experts: ExpertsConfig = ExpertsConfig(balance_speed=0)
 
 
 class GrpoConfig(StageConfig):
