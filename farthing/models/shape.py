@@ -191,6 +191,13 @@ class ModelShape(_Table):
         """Width of a head's rotated part."""
         return self.mla.qk_rope_head_width if self.mla else self.head_width
 
+    @property
+    def active_ffn_width(self) -> int:
+        """Width of the widest layer's feed-forward as one token sees it, its experts side by side."""
+        if self.moe is None:
+            return self.ffn_width
+        return max(self.ffn_width, self.moe.expert_width * (self.moe.experts_per_token + self.moe.num_shared_experts))
+
     def is_moe_layer(self, layer: int) -> bool:
         """Layers from `num_layers` on are those of the multi-token prediction modules."""
         return self.moe is not None and layer >= self.moe.first_k_dense

@@ -81,7 +81,7 @@ class Objective:
     def _mtp_loss(self, hidden_1SD: Tensor, batch: Microbatch, routing: Routing | None) -> Tensor:
         next_1S = batch.tokens_1S.roll(-1, dims=1)
         next_1S[0, batch.sources_R] = batch.targets_R
-        total = torch.zeros(())
+        total = torch.zeros((), device=hidden_1SD.device)
         for depth, num_tokens in enumerate(self.num_ahead):
             hidden_1SD = self.model.look_ahead(depth, hidden_1SD, next_1S, batch.positions_1S, batch.attend, routing)
             logprobs_R, _ = source_logprobs(self.model, hidden_1SD.squeeze(0), *ahead(batch, depth))
