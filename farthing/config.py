@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from farthing.errors import RecipeError
-from farthing.models.shape import ModelShape
+from farthing.models.shape import Family, MlaShape, ModelShape, MoeShape, RopeScaling, YarnScaling
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -47,25 +47,41 @@ def _closest(word: str, allowed: Sequence[str] | Mapping[str, Any]) -> str:
 class ShapeConfig(Config):
     """A model to be made from scratch; its vocabulary is the tokenizer's."""
 
-    family: Literal["llama", "qwen2", "qwen3"] = "llama"
+    family: Family = "llama"
     width: Count
     num_layers: Count
     num_heads: Count
-    num_kv_heads: Count
-    head_width: Count
+    num_kv_heads: Count | None = None
+    """Left out, like head_width, where there is `mla`: it follows."""
+    head_width: Count | None = None
     ffn_width: Count
     max_positions: Count = 512
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    rope_scaling: RopeScaling | YarnScaling | None = None
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     tie_embeddings: bool = True
     init_std: Annotated[float, Field(gt=0)] = 0.02
+    mla: MlaShape | None = None
+    """Multi-head latent attention, of the deepseek families."""
+    moe: MoeShape | None = None
+    """Mixture of experts, of the deepseek families."""
+    mtp_depth: Annotated[int, Field(ge=0)] = 0
+    """Multi-token prediction modules, of deepseek_v3."""
 
     @model_validator(mode="after")
     def _builds(self) -> "ShapeConfig":
         try:
-            ModelShape(vocab_size=1, **self.model_dump())
+            self.shape(vocab_size=1)
         except ValidationError as error:
-            raise ValueError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
+            first = error.errors()[0]
+            reason = str(first["msg"]).removeprefix("Value error, ")
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{where}: {reason}" if where else reason) from error
         return self
+
+    def shape(self, vocab_size: int) -> ModelShape:
+        """The whole shape, once the vocabulary is known."""
+        return ModelShape(vocab_size=vocab_size, **self.model_dump(exclude_none=True))
 
 
 class ModelConfig(Config):
@@ -171,6 +187,26 @@ class StyleConfig(Config):
         return self
 
 
+class ExpertsConfig(Config):
+    """How the load of a mixture of experts is kept even; the defaults are DeepSeek-V3's."""
+
+    balance_speed: NonNegative = 0.001
+    """How far every expert's bias moves at each step; 0: frozen."""
+    freeze_from: Share = 0.966
+    """Share of the steps after which the biases are frozen; V3: after 14.3 of 14.8 trillion tokens."""
+    balance_coef: NonNegative = 1e-4
+    """Weight of the sequence-wise balance loss; 0: off."""
+
+
+class MtpConfig(Config):
+    """Weight of multi-token prediction in the loss; the defaults are DeepSeek-V3's."""
+
+    weight: NonNegative = 0.3
+    later_weight: NonNegative = 0.1
+    later_from: Share = 0.676
+    """Share of the steps after which `later_weight` holds; V3: after 10 of 14.8 trillion tokens."""
+
+
 class CorpusStageConfig(StageConfig):
     """What pretrain and sft share: documents made of a question and a completion."""
 
@@ -182,6 +218,10 @@ class CorpusStageConfig(StageConfig):
     max_completion_tokens: Count = 256
     """For the evaluation's completions."""
     reward: RewardConfig = RewardConfig()
+    experts: ExpertsConfig = ExpertsConfig()
+    """For models with a mixture of experts."""
+    mtp: MtpConfig = MtpConfig()
+    """For models with multi-token prediction."""
 
 
 class PretrainConfig(CorpusStageConfig):
@@ -190,6 +230,7 @@ class PretrainConfig(CorpusStageConfig):
 
 class SftConfig(CorpusStageConfig):
     kind: Literal["sft"]
+    experts: ExpertsConfig = ExpertsConfig(balance_speed=0)
 
 
 class GrpoConfig(StageConfig):

@@ -36,6 +36,10 @@ class Forecast:
     recipe: Recipe
     stages: list[StageForecast]
     num_params: int
+    active_params: int
+    """Of them, those that one token goes through: fewer in a mixture of experts."""
+    mtp_params: int
+    """Of multi-token prediction, apart from the others."""
     assumptions: list[str]
 
     @property
@@ -52,6 +56,8 @@ class Forecast:
             "recipe": self.recipe.model_dump(mode="json"),
             "recipe_sha256": self.recipe.digest(),
             "num_params": self.num_params,
+            "active_params": self.active_params,
+            "mtp_params": self.mtp_params,
             "stages": stages,
             "seconds": self.seconds,
             "usd": str(self.usd),
@@ -61,7 +67,9 @@ class Forecast:
 
     def render(self, console: Console) -> None:
         console.print_json(self.recipe.model_dump_json())
-        console.print(f"\n[bold]{self.recipe.name}[/bold]  {self.num_params / 1e6:,.2f}M parameters")
+        active = f", {self.active_params / 1e6:,.2f}M of them active" if self.active_params != self.num_params else ""
+        ahead = f"; multi-token prediction {self.mtp_params / 1e6:,.2f}M" if self.mtp_params else ""
+        console.print(f"\n[bold]{self.recipe.name}[/bold]  {self.num_params / 1e6:,.2f}M parameters{active}{ahead}")
         for stage in self.stages:
             console.print(f"[bold]{stage.name}[/bold] ({stage.kind}): {stage.arithmetic}", highlight=False)
             console.print(
@@ -84,7 +92,8 @@ def dry_run(recipe: Recipe) -> Forecast:
         memory = memory_bytes(config, speed) / GIB
         stages.append(StageForecast(name, config.kind, arithmetic(config), seconds, usd, memory))
     assumptions = [*speed.assumptions, f"{price.device} at ${price.usd_per_device_hour} per device-hour ({price.date})"]
-    return Forecast(recipe, stages, speed.shape.num_params(), assumptions)
+    shape = speed.shape
+    return Forecast(recipe, stages, shape.num_params(), shape.num_params(active=True), shape.mtp_params(), assumptions)
 
 
 def arithmetic(config: StageConfig) -> str:
@@ -131,7 +140,7 @@ def memory_bytes(config: StageConfig, speed: Speed) -> float:
     is_grpo = isinstance(config, GrpoConfig)
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:
         per_param += speed.bytes_per_weight
-    layer_values = 14 * shape.width + 4 * shape.ffn_width + 4 * shape.num_heads * shape.head_width
+    layer_values = 14 * shape.width + 4 * shape.active_ffn_width + 4 * shape.num_heads * shape.head_width
     layers = 1 if config.recompute_activations else shape.num_layers
     activations = config.max_microbatch_tokens * layer_values * layers * speed.bytes_per_weight
     cache = 0
@@ -140,7 +149,7 @@ def memory_bytes(config: StageConfig, speed: Speed) -> float:
         slots = min(config.num_slots, config.num_prompts * config.group_size)
         positions = speed.prompt_tokens + config.max_completion_tokens
         cache = int(slots * positions * shape.cache_bytes_per_token(speed.bytes_per_weight))
-    return shape.num_params() * per_param + activations + cache
+    return (shape.num_params() + shape.mtp_params()) * per_param + activations + cache
 
 
 def duration(seconds: float) -> str:

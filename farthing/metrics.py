@@ -35,5 +35,9 @@ METRICS: dict[str, Metric] = {
     "eval_accuracy": Metric("share", "quick held-out evaluation: mean accuracy"),
     "eval_format": Metric("share", "quick held-out evaluation: share of well-formed completions"),
     "eval_completion_tokens": Metric("tokens", "quick held-out evaluation: mean completion length"),
+    "mtp_loss": Metric("nats", "cross-entropy of multi-token prediction, mean over its depths; not part of `loss`"),
+    "balance_loss": Metric("", "sequence-wise balance loss before its coefficient, mean over layers; 1 is even"),
+    "max_violation": Metric("", "MaxVio of the worst layer: busiest expert above its share of the step, as a part of it"),
+    "max_violation_mean": Metric("", "MaxVio, mean over layers; each layer's own in expert_loads.jsonl"),
     "documents": Metric("documents", "documents trained on so far"),
 }

@@ -29,6 +29,7 @@ class MasterWeights:
     """The fp32 parameters an optimizer owns. In fp32 they are the module's own; in bf16 they are copies."""
 
     def __init__(self, model: nn.Module, precision: Precision) -> None:
+        self._module = model
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         owned = dict(model.named_parameters())
         self._masters = [owned[name].detach().float() for name in self.names] if precision == "bf16" else None
@@ -49,13 +50,16 @@ class MasterWeights:
                 param.copy_(master)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Name -> fp32 master."""
-        return {name: p.detach() for name, p in zip(self.names, self.params, strict=True)}
+        """Name -> fp32 master; and the state that no gradient trains, such as the biases that balance experts."""
+        masters = {name: p.detach() for name, p in zip(self.names, self.params, strict=True)}
+        return masters | dict(self._module.named_buffers())
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, param in zip(self.names, self.params, strict=True):
             param.copy_(state[name])
+        for name, buffer in self._module.named_buffers():
+            buffer.copy_(state[name])
         self.publish()
 
 

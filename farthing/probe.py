@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from farthing.config import Recipe
+from farthing.config import GrpoConfig, Recipe
 from farthing.data.batches import Row, microbatches
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -131,12 +131,13 @@ def assumed_speed(recipe: Recipe) -> Speed:
     hardware, shape = recipe.hardware, recipe.planned_shape
     if hardware is None or shape is None:
         raise RecipeError(f"{recipe.name} does not run here, so to price it the recipe needs [hardware] and [planned_shape]")
-    grpo: Any = list(recipe.stages.values())[-1]
+    config = list(recipe.stages.values())[-1]
     prompt = hardware.prompt_tokens
-    context = prompt + grpo.max_completion_tokens / 2
+    # a document of a corpus is counted as a prompt, and is trained on whole
+    new_tokens, slots = (config.max_completion_tokens, config.num_slots) if isinstance(config, GrpoConfig) else (0, 1)
+    context = prompt + new_tokens / 2 if new_tokens else prompt / 2
     peak, bandwidth = hardware.peak_tflops * 1e12, hardware.bandwidth_gb_s * 1e9
     trained = ASSUMED_MFU * peak * hardware.num_devices / (3 * shape.forward_flops(1000, context) / 1000)
-    slots = grpo.num_slots
     bytes_per_step = 2 * shape.num_params() + slots * context * shape.cache_bytes_per_token(2)
     sampled = ASSUMED_BANDWIDTH_SHARE * bandwidth / bytes_per_step * slots * hardware.num_devices
     return Speed(

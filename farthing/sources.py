@@ -8,7 +8,6 @@ import torch
 from farthing.config import ModelConfig
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.gguf import import_gguf, smollm2_gguf
-from farthing.models.shape import ModelShape
 from farthing.tasks.toy import ALPHABET
 from farthing.tokenizer import Tokenizer
 
@@ -16,7 +15,7 @@ from farthing.tokenizer import Tokenizer
 def scratch_model(config: ModelConfig, seed: int) -> tuple[Decoder, Tokenizer]:
     assert config.shape is not None, "ModelConfig checks this"
     tokenizer = Tokenizer.characters(config.alphabet or ALPHABET)
-    model = Decoder(ModelShape(vocab_size=tokenizer.vocab_size, **config.shape.model_dump()))
+    model = Decoder(config.shape.shape(tokenizer.vocab_size))
     init_weights(model, seed)
     return model, tokenizer
 

@@ -68,11 +68,14 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def microbatches(rows: Sequence[Row], max_tokens: int) -> list[Microbatch]:
-    """All rows, longest first (a too big batch fails at once), each at most `max_tokens` where no single row is longer."""
+def microbatches(rows: Sequence[Row], max_tokens: int, share_prompts: bool = True) -> list[Microbatch]:
+    """All rows, longest first (a too big batch fails at once), each at most `max_tokens` where no single row is longer.
+
+    `share_prompts` off: equal prompts are there as often as rows have them, and every row is whole.
+    """
     batches: list[Microbatch] = []
     chosen: list[_Unit] = []
-    for unit in _units(rows, max_tokens):
+    for unit in _units(rows, max_tokens, share_prompts):
         if chosen and (bool(unit.child) != bool(chosen[0].child) or _size([*chosen, unit]) > max_tokens):
             batches.append(_collate(rows, chosen))
             chosen = []
@@ -80,11 +83,12 @@ def microbatches(rows: Sequence[Row], max_tokens: int) -> list[Microbatch]:
     return [*batches, _collate(rows, chosen)] if chosen else batches
 
 
-def _units(rows: Sequence[Row], max_tokens: int) -> Iterator[_Unit]:
+def _units(rows: Sequence[Row], max_tokens: int, share_prompts: bool) -> Iterator[_Unit]:
     """Groups first, then single rows; by length, so that blocks hold little padding."""
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(rows):
-        by_prompt.setdefault(tuple(row.tokens[: row.num_prompt]) or (-1, i), []).append(i)
+        prompt = tuple(row.tokens[: row.num_prompt]) if share_prompts else ()
+        by_prompt.setdefault(prompt or (-1, i), []).append(i)
     units = [unit for members in by_prompt.values() for unit in _split(rows, members, max_tokens)]
     return iter(sorted(units, key=lambda u: (not u.child, -u.child, -u.root, u.rows[0])))
 

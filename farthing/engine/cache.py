@@ -1,9 +1,13 @@
-"""Keys and values of every token in flight, preallocated: [layers, 2, slots, kv heads, positions, head width].
+"""What every token in flight leaves behind, preallocated: [layers, parts, slots, heads, positions, width].
+
+Grouped-query attention leaves two parts, the keys and values of its heads. Latent attention leaves one, the latent, and
+attends to it as if it were one key/value head whose values are the first part of its keys (`attend_latent`).
 
 A slot holds one sequence from position 0. Active sequences always sit in slots 0..n-1, so a decode step reads one
 contiguous block; when a sequence ends, the last one moves into its slot. A group's prompt is prefilled once and copied.
 
-Shapes: S slots, K key/value heads, N query heads, T tokens, H head width, P prompts.
+Shapes: S slots, K key/value heads, N query heads, T tokens, H head width, P prompts; L latent with the rotated key, V value
+width of a head.
 """
 
 from typing import NamedTuple
@@ -13,22 +17,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from farthing.models.attention import attend_causally
+from farthing.models.mla import LatentAttention
 from farthing.models.shape import ModelShape
 
 
 class PromptCache(NamedTuple):
-    """Prefilled keys and values of some prompts, [layers, 2, P, K, T, H], right-padded."""
+    """What some prefilled prompts left, [layers, parts, P, heads, T, width], right-padded."""
 
     kv: Tensor
     lengths: list[int]
 
 
 class KVCache:
-    """The engine's working memory. `attend_decode` is an `Attend` for one new token per slot."""
+    """The engine's working memory, and an `Attend` (a `LatentAttend` too) for one new token per slot."""
 
     def __init__(self, shape: ModelShape, num_slots: int, num_positions: int, like: Tensor) -> None:
         self.num_slots, self.num_positions = num_slots, num_positions
-        size = (shape.num_layers, 2, num_slots, shape.num_kv_heads, num_positions, shape.head_width)
+        layout = shape.cache_layout
+        size = (shape.num_layers, layout.parts, num_slots, layout.heads, num_positions, layout.width)
         self.kv = torch.zeros(size, dtype=like.dtype, device=like.device)
         self._slot_index = torch.arange(num_slots, device=like.device)
         self._position_index = torch.arange(num_positions, device=like.device)
@@ -53,7 +59,7 @@ class KVCache:
         self._mask.masked_fill_(~visible, -torch.inf)
         self._mask = self._mask[:, None, None, :]
 
-    def attend_decode(self, layer: int, q_S1NH: Tensor, k_S1KH: Tensor, v_S1KH: Tensor) -> Tensor:
+    def __call__(self, layer: int, q_S1NH: Tensor, k_S1KH: Tensor, v_S1KH: Tensor) -> Tensor:
         """Writes the new keys and values, then attends; the query heads of one KV head form the query axis."""
         assert self._mask is not None, "begin_step must come before a decode forward"
         slots, _, num_heads, width = q_S1NH.shape
@@ -67,6 +73,17 @@ class KVCache:
         out = F.scaled_dot_product_attention(q, keys[:slots, :, :longest], values[:slots, :, :longest], attn_mask=self._mask)
         return out.reshape(slots, 1, num_heads, width)
 
+    def attend_latent(self, mla: LatentAttention, q_S1NH: Tensor, latent_S1L: Tensor) -> Tensor:
+        """Writes the new latents, then attends to latents: no key or value is ever expanded. Returns [S, 1, N, V]."""
+        assert self._mask is not None, "begin_step must come before a decode forward"
+        slots, longest = len(q_S1NH), self._mask.shape[-1]
+        latents = self.kv[mla.layer, 0, :, 0]
+        latents[self._slot_index[:slots], self._positions_S] = latent_S1L[:, 0]
+        seen_STL = latents[:slots, :longest]
+        scores_SNT = torch.matmul(mla.absorb(q_S1NH[:, 0]), seen_STL.transpose(1, 2)) + self._mask[:, 0]
+        weights_SNT = scores_SNT.float().softmax(dim=-1).to(scores_SNT.dtype)
+        return mla.values(torch.matmul(weights_SNT, seen_STL[..., : mla.mla.kv_lora_rank])).unsqueeze(1)
+
 
 class Prefill:
     """An `Attend` that attends causally and keeps what it was given, for `PromptCache`."""
@@ -77,6 +94,11 @@ class Prefill:
     def __call__(self, layer: int, q_PTNH: Tensor, k_PTKH: Tensor, v_PTKH: Tensor) -> Tensor:
         self._layers.append(torch.stack((k_PTKH, v_PTKH)).transpose(2, 3))
         return attend_causally(layer, q_PTNH, k_PTKH, v_PTKH)
+
+    def attend_latent(self, mla: LatentAttention, q_PTNH: Tensor, latent_PTL: Tensor) -> Tensor:
+        """Keeps the latent, and attends to the keys and values it stands for."""
+        self._layers.append(latent_PTL[None, :, None])
+        return attend_causally(mla.layer, q_PTNH, *mla.expand(latent_PTL))
 
     def finish(self, lengths: list[int]) -> PromptCache:
         return PromptCache(torch.stack(self._layers), lengths)

@@ -171,7 +171,7 @@ class _Batch:
         positions[num_active:] = 0
         self.cache.begin_step(positions, round_up(int(positions.max()) + 1, ROUND_TOKENS))
         last_tokens = self.tokens_ST[:riding].gather(1, (self.num_sampled_S[:riding] - 1).clamp_(min=0)[:, None])
-        hidden = self.model(last_tokens, positions[:, None], self.cache.attend_decode)
+        hidden = self.model(last_tokens, positions[:, None], self.cache)
         logits = self.model.logits(hidden[:, 0])[:num_active]
         self._record(slots, sample(logits, self.params, self.seeds_S[:num_active], num_sampled))
         self._finish()

@@ -20,7 +20,7 @@ class Attend(Protocol):
     """Attention of one layer's new queries against its new, and perhaps its cached, keys and values."""
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
-        """Returns the attended values [B, T, N, H]."""
+        """Returns the attended values [B, T, N, H]; values may be of another width than keys."""
 
 
 def attend_causally(layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
@@ -34,12 +34,13 @@ def attend_causally(layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) 
 def _attend_by_matmul(q_BNTH: Tensor, k_BKTH: Tensor, v_BKTH: Tensor) -> Tensor:
     """The same from two matmuls. On CPUs the fused kernel's bf16 backward is 3 to 10 times slower than this (torch 2.13)."""
     rows, num_heads, tokens, width = q_BNTH.shape
+    v_width = v_BKTH.shape[-1]
     num_kv_heads = k_BKTH.shape[1]
     grouped = (rows, num_kv_heads, num_heads // num_kv_heads * tokens, width)
     scores = torch.matmul(q_BNTH.reshape(grouped), k_BKTH.transpose(-1, -2)) * width**-0.5
     future = torch.full((tokens, tokens), -torch.inf, dtype=q_BNTH.dtype, device=q_BNTH.device).triu_(1)
     weights = torch.softmax(scores.view(rows, num_heads, tokens, tokens) + future, dim=-1)
-    return torch.matmul(weights.view(*grouped[:3], tokens), v_BKTH).view(q_BNTH.shape)
+    return torch.matmul(weights.view(*grouped[:3], tokens), v_BKTH).view(rows, num_heads, tokens, v_width)
 
 
 class RMSNorm(nn.Module):

@@ -13,6 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from farthing.models.attention import Attend, GroupedQueryAttention, RMSNorm, attend_causally
 from farthing.models.ffn import DenseFFN
+from farthing.models.mla import LatentAttention
+from farthing.models.moe import MoeFFN, Routing
+from farthing.models.mtp import MtpModule
 from farthing.models.rope import rope_table
 from farthing.models.shape import ModelShape
 
@@ -27,15 +30,19 @@ class Layer(nn.Module):
         self.ffn_norm = RMSNorm(shape.width, shape.norm_eps)
         self.ffn = ffn
 
-    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, routing: Routing | None = None) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, attend)
-        out_BTD: Tensor = x_BTD + self.ffn(self.ffn_norm(x_BTD))
-        return out_BTD
+        normed_BTD = self.ffn_norm(x_BTD)
+        changed: Tensor = self.ffn(normed_BTD, routing) if isinstance(self.ffn, MoeFFN) else self.ffn(normed_BTD)
+        return x_BTD + changed
 
 
 def build_layer(shape: ModelShape, layer: int) -> Layer:
     """The parts of layer number `layer`; the one place that maps a shape to kinds of attention and feed-forward."""
-    return Layer(shape, GroupedQueryAttention(shape, layer), DenseFFN(shape))
+    attention = LatentAttention(shape, shape.mla, layer) if shape.mla else GroupedQueryAttention(shape, layer)
+    if shape.moe is not None and shape.is_moe_layer(layer):
+        return Layer(shape, attention, MoeFFN(shape, shape.moe, layer))
+    return Layer(shape, attention, DenseFFN(shape.width, shape.ffn_width))
 
 
 class Decoder(nn.Module):
@@ -49,6 +56,8 @@ class Decoder(nn.Module):
         self.embed = nn.Embedding(shape.vocab_size, shape.width)
         self.layers = nn.ModuleList(build_layer(shape, i) for i in range(shape.num_layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
+        ahead = range(shape.num_layers, shape.num_layers + shape.mtp_depth)
+        self.mtp = nn.ModuleList(MtpModule(shape, build_layer(shape, i)) for i in ahead)
         self.head = None if shape.tie_embeddings else nn.Linear(shape.width, shape.vocab_size, bias=False)
         # not a buffer: a model cast to bf16 must keep its angles in fp32
         self._angles: tuple[Tensor, ...] | None = None
@@ -58,17 +67,38 @@ class Decoder(nn.Module):
         """[V, D], the embedding itself where the two are tied."""
         return self.embed.weight if self.head is None else self.head.weight
 
-    def forward(self, tokens_BT: Tensor, positions_BT: Tensor | None = None, attend: Attend = attend_causally) -> Tensor:
-        """Final normed hidden states [B, T, D]. Without positions every row starts at 0."""
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        attend: Attend = attend_causally,
+        routing: Routing | None = None,
+    ) -> Tensor:
+        """Final normed hidden states [B, T, D]. Without positions every row starts at 0. `routing` is filled, where given."""
         rope = self._rope(tokens_BT.shape[1], positions_BT)
         x_BTD = self.embed(tokens_BT)
         for layer in self.layers:
             if self.recompute_activations and torch.is_grad_enabled():
-                x_BTD = checkpoint(layer, x_BTD, rope, attend, use_reentrant=False)
+                x_BTD = checkpoint(layer, x_BTD, rope, attend, routing, use_reentrant=False)
             else:
-                x_BTD = layer(x_BTD, rope, attend)
+                x_BTD = layer(x_BTD, rope, attend, routing)
         hidden_BTD: Tensor = self.norm(x_BTD)
         return hidden_BTD
+
+    def look_ahead(
+        self,
+        depth: int,
+        hidden_BTD: Tensor,
+        next_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        attend: Attend = attend_causally,
+        routing: Routing | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] of multi-token prediction module `depth`, from those of the one before it (depth 0: the
+        model's own) and from `next_BT`, the tokens depth + 1 places on from each position."""
+        rope = self._rope(next_BT.shape[1], positions_BT)
+        ahead_BTD: Tensor = self.mtp[depth](hidden_BTD, self.embed(next_BT), rope, attend, routing)
+        return ahead_BTD
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]; for few positions only, a whole batch goes through `models.head`."""
@@ -97,5 +127,5 @@ def init_weights(model: Decoder, seed: int) -> None:
             if parameter.ndim < 2:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue
-            is_residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
+            is_residual = name.endswith((".out.weight", ".down.weight", ".experts.down"))
             parameter.normal_(0.0, residual_std if is_residual else std, generator=generator)

@@ -1,4 +1,6 @@
-"""A Hugging Face config.json <-> our ModelShape, and our parameter names <-> theirs, for Llama, Qwen2 and Qwen3.
+"""A Hugging Face config.json <-> our ModelShape, and our parameter names <-> theirs.
+
+Llama, Qwen2 and Qwen3 here; what DeepSeek-V2 and V3 have of their own in `models/deepseek.py`.
 
 Format: transformers' `LlamaConfig`, `Qwen2Config`, `Qwen3Config`; version 5 writes `rope_parameters`, older ones
 `rope_theta` and `rope_scaling`. Both are read; the older form is written, because every version reads it.
@@ -6,7 +8,6 @@ Anything that would change the numbers and is not in our decoder is refused, nev
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -14,10 +15,19 @@ from torch import Tensor
 
 from farthing.errors import ModelError
 from farthing.models.decoder import Decoder
-from farthing.models.shape import Family, ModelShape, RopeScaling
+from farthing.models.deepseek import config_entries, deepseek_entries, layer_slots
+from farthing.models.hf_config import first_error, number, refuse_unsupported, rope, rope_entry
+from farthing.models.shape import Family, ModelShape
+from farthing.models.slot import Slot
 
 FAMILIES: tuple[str, ...] = get_args(Family)
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
+}
 
 OUTER_NAMES = {
     "embed.weight": "model.embed_tokens.weight",
@@ -37,28 +47,21 @@ LAYER_NAMES: dict[str, tuple[str, ...]] = {
 """Our module in `layers.N.` -> theirs in `model.layers.N.`, in the order their rows are stacked in ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where a Hugging Face tensor lives in our decoder: rows [start, start + size[0]) of `parameter`."""
-
-    parameter: str
-    start: int
-    size: tuple[int, ...]
-
-    def view(self, parameter: Tensor) -> Tensor:
-        """The slot's rows, sharing memory with the parameter."""
-        return parameter[self.start : self.start + self.size[0]]
-
-
 def slots(model: Decoder) -> dict[str, Slot]:
     """Every Hugging Face tensor name of this decoder -> its slot. Works on the meta device."""
-    found: dict[str, Slot] = {}
-    for name, parameter in model.named_parameters():
-        start = 0
-        for theirs, rows in zip(_hf_names(name), _rows(model.shape, name, parameter), strict=True):
-            found[theirs] = Slot(name, start, (rows, *parameter.shape[1:]))
-            start += rows
-    return found
+    return {
+        theirs: slot for name, tensor in model.state_dict().items() for theirs, slot in _slots_of(model.shape, name, tensor)
+    }
+
+
+def _slots_of(shape: ModelShape, name: str, tensor: Tensor) -> Iterator[tuple[str, Slot]]:
+    if shape.mla is not None and name not in OUTER_NAMES:
+        yield from layer_slots(shape, name, tuple(tensor.shape))
+        return
+    start = 0
+    for theirs, rows in zip(_hf_names(name), _rows(shape, name, tensor), strict=True):
+        yield theirs, Slot(name, start, (rows, *tensor.shape[1:]))
+        start += rows
 
 
 def _hf_names(name: str) -> Iterator[str]:
@@ -85,88 +88,37 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
     family = config.get("model_type")
     if family not in FAMILIES:
         raise ModelError(f"model_type {family!r} is not supported; supported are {', '.join(FAMILIES)}")
-    _refuse_unsupported(config, family)
-    theta, scaling = _rope(config)
-    width, num_heads = _number(config, "hidden_size"), _number(config, "num_attention_heads")
-    # Qwen3's own config class falls back to 128 whatever the width; the other two divide.
-    head_width = config.get("head_dim") or (128 if family == "qwen3" else width // num_heads)
+    refuse_unsupported(config, family)
+    width, num_heads = number(config, "hidden_size"), number(config, "num_attention_heads")
     try:
+        own = deepseek_entries(config, family) if family.startswith("deepseek") else _dense_entries(config, family)
         return ModelShape(
             family=family,
-            vocab_size=_number(config, "vocab_size"),
+            vocab_size=number(config, "vocab_size"),
             width=width,
-            num_layers=_number(config, "num_hidden_layers"),
+            num_layers=number(config, "num_hidden_layers"),
             num_heads=num_heads,
-            num_kv_heads=config.get("num_key_value_heads") or num_heads,
-            head_width=head_width,
-            ffn_width=_number(config, "intermediate_size"),
-            max_positions=config.get("max_position_embeddings", 2048 if family == "llama" else 32768),
-            rope_theta=theta,
-            rope_scaling=scaling,
+            ffn_width=number(config, "intermediate_size"),
+            max_positions=config.get("max_position_embeddings", 32768 if family.startswith("qwen") else 2048),
             norm_eps=config.get("rms_norm_eps", 1e-6),
-            tie_embeddings=config.get("tie_word_embeddings", False),
             init_std=config.get("initializer_range", 0.02),
+            **own,
         )
     except ValidationError as error:
-        raise ModelError(f"config.json does not describe a {family} model: {_first_error(error)}") from error
+        raise ModelError(f"config.json does not describe a {family} model: {first_error(error)}") from error
 
 
-def _number(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ModelError(f"config.json must give {key} as a positive integer, got {value!r}; copy it from its source")
-    return value
-
-
-def _refuse_unsupported(config: Mapping[str, Any], family: str) -> None:
-    layer_types = set(config.get("layer_types") or ["full_attention"])
-    has_window = bool(config.get("use_sliding_window") or (family == "llama" and config.get("sliding_window")))
-    checks = (
-        ("hidden_act", config.get("hidden_act", "silu"), "silu", config.get("hidden_act", "silu") == "silu"),
-        ("attention_bias", config.get("attention_bias"), "false", not config.get("attention_bias")),
-        ("mlp_bias", config.get("mlp_bias"), "false", not config.get("mlp_bias")),
-        ("use_sliding_window", has_window, "full attention", not has_window),
-        ("layer_types", sorted(map(str, layer_types)), "full_attention", layer_types == {"full_attention"}),
-        (
-            "quantization_config",
-            config.get("quantization_config"),
-            "float32, float16 or bfloat16 weights",
-            not config.get("quantization_config"),
-        ),
-    )
-    for key, value, allowed, is_fine in checks:
-        if not is_fine:
-            raise ModelError(f"{key} = {value!r} is not supported for {family} models; supported is {allowed}")
-
-
-def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise ModelError(f"rope_parameters must be an object, got {rope!r}; copy config.json from its source")
-    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
-    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise ModelError("partial_rotary_factor is not supported; supported is 1.0, rotation of whole heads")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise ModelError(f"rope type {kind!r} is not supported; supported are default and llama3")
-    try:
-        return theta, RopeScaling(
-            factor=rope["factor"],
-            low_freq_factor=rope["low_freq_factor"],
-            high_freq_factor=rope["high_freq_factor"],
-            original_max_positions=rope["original_max_position_embeddings"],
-        )
-    except KeyError as error:
-        raise ModelError(f"llama3 rope scaling needs {error}; copy config.json from its source") from error
-    except ValidationError as error:
-        raise ModelError(f"llama3 rope scaling cannot be read: {_first_error(error)}") from error
-
-
-def _first_error(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'shape'}: {first['msg']}, got {first['input']!r}"
+def _dense_entries(config: Mapping[str, Any], family: str) -> dict[str, Any]:
+    width, num_heads = number(config, "hidden_size"), number(config, "num_attention_heads")
+    theta, scaling = rope(config, "llama3")
+    return {
+        "num_kv_heads": config.get("num_key_value_heads") or num_heads,
+        # Qwen3's own config class falls back to 128 whatever the width; the other two divide.
+        "head_width": config.get("head_dim") or (128 if family == "qwen3" else width // num_heads),
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "tie_embeddings": config.get("tie_word_embeddings", False),
+    }
 
 
 def config_from_shape(shape: ModelShape, *, dtype: str, eos_id: int, bos_id: int | None) -> dict[str, Any]:
@@ -180,7 +132,6 @@ def config_from_shape(shape: ModelShape, *, dtype: str, eos_id: int, bos_id: int
         "num_hidden_layers": shape.num_layers,
         "num_attention_heads": shape.num_heads,
         "num_key_value_heads": shape.num_kv_heads,
-        "head_dim": shape.head_width,
         "hidden_act": "silu",
         "max_position_embeddings": shape.max_positions,
         "rms_norm_eps": shape.norm_eps,
@@ -197,11 +148,5 @@ def config_from_shape(shape: ModelShape, *, dtype: str, eos_id: int, bos_id: int
     if shape.family != "qwen2":
         config["attention_bias"] = False
     if shape.rope_scaling is not None:
-        config["rope_scaling"] = {
-            "rope_type": "llama3",
-            "factor": shape.rope_scaling.factor,
-            "low_freq_factor": shape.rope_scaling.low_freq_factor,
-            "high_freq_factor": shape.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": shape.rope_scaling.original_max_positions,
-        }
-    return config
+        config["rope_scaling"] = rope_entry(shape.rope_scaling)
+    return config | (config_entries(shape) if shape.mla else {"head_dim": shape.head_width})

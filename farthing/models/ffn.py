@@ -3,16 +3,15 @@
 from torch import Tensor, nn
 
 from farthing.models.fused import swiglu
-from farthing.models.shape import ModelShape
 
 
 class DenseFFN(nn.Module):
     """down(silu(gate(x)) * up(x)); gate and up are one fused projection: rows [ffn | ffn] of `gate_up.weight`."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, width: int, ffn_width: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(shape.width, 2 * shape.ffn_width, bias=False)
-        self.down = nn.Linear(shape.ffn_width, shape.width, bias=False)
+        self.gate_up = nn.Linear(width, 2 * ffn_width, bias=False)
+        self.down = nn.Linear(ffn_width, width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         out_BTD: Tensor = self.down(swiglu(self.gate_up(x_BTD)))

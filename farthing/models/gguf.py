@@ -20,12 +20,13 @@ from torch import Tensor
 
 from farthing.errors import ModelError
 from farthing.models.decoder import Decoder
-from farthing.models.families import FAMILIES, slots
+from farthing.models.families import slots
 from farthing.models.huggingface import TensorSpec, atomic_folder, write_configs, write_safetensors
 from farthing.models.rope import rope_frequency
 from farthing.models.shape import ModelShape, RopeScaling
 from farthing.tokenizer import Tokenizer
 
+FAMILIES = ("llama", "qwen2", "qwen3")
 OUTER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 LAYER_NAMES = {
     "input_layernorm": "attn_norm",

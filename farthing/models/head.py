@@ -32,18 +32,26 @@ def token_logprobs(model: Decoder, hidden_RD: Tensor, targets_R: Tensor, tempera
 
 
 def completion_logprobs(model: Decoder, batch: Microbatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Forward pass of a microbatch -> logprobs and entropies of the tokens that carry loss, [B, T], zero elsewhere.
-
-    The head sees only the positions that predict such a token, their number rounded up to `ROUND_LOGITS` (the rest repeats
-    position 0 and is thrown away), so that its matmuls see few shapes.
-    """
+    """Forward pass of a microbatch -> logprobs and entropies of the tokens that carry loss, [B, T], zero elsewhere."""
     hidden_SD = model(batch.tokens_1S, batch.positions_1S, batch.attend).squeeze(0)
-    num_real = len(batch.targets_R)
-    sources_R, targets_R = (F.pad(x, (0, -num_real % ROUND_LOGITS)) for x in (batch.sources_R, batch.targets_R))
-    logprobs_R, entropy_R = token_logprobs(model, hidden_SD.index_select(0, sources_R), targets_R, temperature)
+    logprobs_R, entropy_R = source_logprobs(model, hidden_SD, batch.sources_R, batch.targets_R, temperature)
     zeros_BT = torch.zeros(batch.loss_mask_BT.shape, device=hidden_SD.device)
-    laid_out = (zeros_BT.masked_scatter(batch.loss_mask_BT, x[:num_real]) for x in (logprobs_R, entropy_R))
+    laid_out = (zeros_BT.masked_scatter(batch.loss_mask_BT, x) for x in (logprobs_R, entropy_R))
     return next(laid_out), next(laid_out)
+
+
+def source_logprobs(
+    model: Decoder, hidden_SD: Tensor, sources_R: Tensor, targets_R: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`token_logprobs` of `targets_R` from the hidden states at the places `sources_R`.
+
+    The head sees only those places, their number rounded up to `ROUND_LOGITS` (the rest repeats place 0 and is thrown away),
+    so that its matmuls see few shapes.
+    """
+    num_real = len(targets_R)
+    sources_R, targets_R = (F.pad(x, (0, -num_real % ROUND_LOGITS)) for x in (sources_R, targets_R))
+    logprobs_R, entropy_R = token_logprobs(model, hidden_SD.index_select(0, sources_R), targets_R, temperature)
+    return logprobs_R[:num_real], entropy_R[:num_real]
 
 
 def _chunk_rows(vocab_size: int) -> int:

@@ -21,8 +21,12 @@ from torch import Tensor
 
 from farthing.errors import DiskFull, ModelError
 from farthing.models.decoder import Decoder
-from farthing.models.families import Slot, config_from_shape, shape_from_config, slots
+from farthing.models.deepseek import shared_copies
+from farthing.models.families import config_from_shape, shape_from_config, slots
+from farthing.models.fp8 import SCALE_SUFFIX, dequantise
+from farthing.models.hf_config import block_size
 from farthing.models.shape import ModelShape
+from farthing.models.slot import Slot
 from farthing.tokenizer import Tokenizer
 
 DTYPE_CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -33,22 +37,57 @@ TensorSpec = tuple[str, torch.dtype, tuple[int, ...]]
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    """The decoder in `folder`, its weights converted to `dtype`. Raises ModelError naming the tensor and the file."""
-    model = empty_decoder(shape_from_config(_read_config(folder)), dtype)
-    wanted, parameters = slots(model), dict(model.named_parameters())
-    missing, files = set(wanted), _weight_files(folder)
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                    if not _is_ignored(name, model.shape):
-                        _fill(wanted.get(name), parameters, name, tensors.get_tensor(name), str(file))
-                        missing.discard(name)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file} cannot be read: {error}; it is damaged or cut short, copy it again") from error
+    """The decoder in `folder`, its weights converted to `dtype`. Raises ModelError naming the tensor and the file.
+
+    Weights in FP8 blocks are dequantised. A config that announces multi-token prediction over files that hold none of it, as
+    transformers leaves them, gives a decoder without.
+    """
+    config, files = _read_config(folder), TensorFiles(_weight_files(folder))
+    shape = shape_from_config(config)
+    if shape.mtp_depth and not any(name.startswith(f"model.layers.{shape.num_layers}.") for name in files.where):
+        shape = shape.model_copy(update={"mtp_depth": 0})
+    model = empty_decoder(shape, dtype)
+    wanted, ours = slots(model), model.state_dict()
+    block = block_size(config.get("quantization_config") or {})
+    for name in files.where:
+        if not _is_ignored(name, shape):
+            tensor = files.get(name)
+            if tensor.dtype == torch.float8_e4m3fn and block is not None:
+                tensor = dequantise(name, tensor, files.get(name + SCALE_SUFFIX), block)
+            _fill(wanted.get(name), ours, name, tensor, str(files.where[name]))
+    missing = wanted.keys() - files.where.keys()
     if missing:
-        raise ModelError(_missing(missing, ", ".join(map(str, files))))
+        raise ModelError(_missing(missing, ", ".join(map(str, files.paths))))
     return model
+
+
+class TensorFiles:
+    """The tensors of some safetensors files, one in memory at a time."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self._open: dict[Path, Any] = {}
+        self.where: dict[str, Path] = {}
+        """Tensor name -> its file."""
+        for path in paths:
+            with _named_if_damaged(path):
+                self._open[path] = safe_open(path, framework="pt")
+                self.where |= dict.fromkeys(self._open[path].keys(), path)
+
+    def get(self, name: str) -> Tensor:
+        if name not in self.where:
+            raise ModelError(_missing({name}, ", ".join(map(str, self.paths))))
+        with _named_if_damaged(self.where[name]):
+            tensor: Tensor = self._open[self.where[name]].get_tensor(name)
+        return tensor
+
+
+@contextmanager
+def _named_if_damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; it is damaged or cut short, copy it again") from error
 
 
 def empty_decoder(shape: ModelShape, dtype: torch.dtype) -> Decoder:
@@ -60,18 +99,19 @@ def empty_decoder(shape: ModelShape, dtype: torch.dtype) -> Decoder:
 
 
 def state_dict_to_hf(model: Decoder) -> dict[str, Tensor]:
-    """Hugging Face names -> views of the weights (nothing is copied; they change when the model does)."""
-    parameters = dict(model.named_parameters())
-    return {name: slot.view(parameters[slot.parameter].detach()) for name, slot in slots(model).items()}
+    """Hugging Face names -> the weights: views that change when the model does, copies where a file orders rows differently."""
+    ours = model.state_dict()
+    tensors = {name: slot.read(ours[slot.parameter]) for name, slot in slots(model).items()}
+    return tensors | {copy: tensors[first] for copy, first in shared_copies(model.shape).items()}
 
 
 def load_hf_state_dict(model: Decoder, tensors: Mapping[str, Tensor], source: str = "the state dict") -> None:
     """Copies Hugging Face tensors into the model; inverse of `state_dict_to_hf`. All must be there, and no others."""
-    wanted, parameters = slots(model), dict(model.named_parameters())
+    wanted, ours = slots(model), model.state_dict()
     for name, tensor in tensors.items():
         if not _is_ignored(name, model.shape):
-            _fill(wanted.get(name), parameters, name, tensor, source)
-    missing = set(wanted) - set(tensors)
+            _fill(wanted.get(name), ours, name, tensor, source)
+    missing = wanted.keys() - tensors.keys()
     if missing:
         raise ModelError(_missing(missing, source))
 
@@ -79,9 +119,9 @@ def load_hf_state_dict(model: Decoder, tensors: Mapping[str, Tensor], source: st
 def weights_sha256(model: Decoder) -> str:
     """Identity of the weights: hex sha256 over names (sorted), dtypes, shapes and raw bytes."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-        digest.update(_raw(parameter))
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(_raw(tensor))
     return digest.hexdigest()
 
 
@@ -208,19 +248,22 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _is_ignored(name: str, shape: ModelShape) -> bool:
-    """A tied head stored a second time, and the rotary frequencies that old Llama files carry, say nothing new."""
-    return (name == "lm_head.weight" and shape.tie_embeddings) or name.endswith(".rotary_emb.inv_freq")
+    """What says nothing new: a tied head or a shared embedding stored again, rotary frequencies of old files, FP8 scales."""
+    is_copy = (name == "lm_head.weight" and shape.tie_embeddings) or name in shared_copies(shape)
+    return is_copy or name.endswith((".rotary_emb.inv_freq", SCALE_SUFFIX))
 
 
-def _fill(slot: Slot | None, parameters: Mapping[str, Tensor], name: str, tensor: Tensor, source: str) -> None:
+def _fill(slot: Slot | None, ours: Mapping[str, Tensor], name: str, tensor: Tensor, source: str) -> None:
     if slot is None:
         raise ModelError(f"{source} holds {name}, which this model has no place for; does config.json belong to it?")
     if tuple(tensor.shape) != slot.size:
         raise ModelError(f"{name} in {source} is {list(tensor.shape)}; config.json asks for {list(slot.size)}")
     if tensor.dtype not in DTYPE_CODES:
-        raise ModelError(f"{name} in {source} is {tensor.dtype}; allowed are float32, bfloat16 and float16")
-    with torch.no_grad():
-        slot.view(parameters[slot.parameter]).copy_(tensor)
+        raise ModelError(
+            f"{name} in {source} is {tensor.dtype}; allowed are float32, bfloat16 and float16, and float8_e4m3fn where "
+            "config.json has a quantization_config with weight_block_size"
+        )
+    slot.write(ours[slot.parameter], tensor)
 
 
 def _missing(names: set[str], source: str) -> str:

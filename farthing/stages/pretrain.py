@@ -3,19 +3,21 @@
 `sft` is the same loop from given weights; only where the recipe's stage starts differs.
 """
 
-import torch
-
 from farthing.config import CorpusStageConfig
 from farthing.data.batches import Microbatch, Row, microbatches, padding_share
 from farthing.data.corpus import Corpus
 from farthing.engine.engine import Engine
 from farthing.errors import DataError, TrainingDiverged
-from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
-from farthing.models.head import completion_logprobs
+from farthing.models.moe import max_violation, update_balance
 from farthing.optim import Optimizer
+from farthing.run import Run, append_line
+from farthing.stages.objective import Objective, Tally, Weights
 from farthing.stages.stage import Stage, Stateful, held_out, is_due, training_flops
 from farthing.tasks.stream import ProblemStream
+
+EXPERT_LOADS_EVERY = 10
+"""Steps between rows of expert_loads.jsonl."""
 
 
 def train(stage: Stage[CorpusStageConfig]) -> None:
@@ -39,12 +41,15 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
             rows = corpus.take(config.batch_documents)
             require_fit(rows, model.shape.max_positions)
             learning_rate = stage.learning_rate(step)
-            batches = microbatches(rows, config.max_microbatch_tokens)
-            loss, grad_norm = update(model, optimizer, batches, learning_rate)
-            num_tokens, flops = sum(len(r.tokens) for r in rows), training_flops(model, batches)
+            batches = microbatches(rows, config.max_microbatch_tokens, share_prompts=not model.shape.moe)
+            weights = Weights.at(step, config.num_steps, model, config.mtp, config.experts)
+            tally, grad_norm = update(model, optimizer, batches, learning_rate, weights)
+            update_balance(model, tally.loads, balance_speed(config, step))
+            num_tokens, flops = sum(len(r.tokens) for r in rows), training_flops(model, batches, weights.mtp > 0)
             run.count(tokens_trained=num_tokens, model_flops=flops)
-        run.log(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, documents=stream.cursor)
+        run.log(loss=tally.loss, grad_norm=grad_norm, learning_rate=learning_rate, documents=stream.cursor)
         run.log(padding=padding_share(batches))
+        log_extras(run, step, tally, weights)
         run.log(train_tokens_per_s=num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
         if config.eval is not None and is_due(step, config.eval.every):
             score = stage.quick_eval(engine, problems, config.eval)
@@ -64,16 +69,35 @@ def require_fit(rows: list[Row], max_positions: int) -> None:
         )
 
 
-def update(model: Decoder, optimizer: Optimizer, batches: list[Microbatch], learning_rate: float) -> tuple[float, float]:
-    """One optimizer step over all of `batches` -> (loss in nats per token, gradient norm)."""
-    num_loss_tokens = sum(len(b.targets_R) for b in batches)
-    total = 0.0
+def balance_speed(config: CorpusStageConfig, step: int) -> float:
+    """Of the experts' biases at this step; they end frozen, as in V3."""
+    return config.experts.balance_speed if step < config.experts.freeze_from * config.num_steps else 0.0
+
+
+def update(
+    model: Decoder, optimizer: Optimizer, batches: list[Microbatch], learning_rate: float, weights: Weights
+) -> tuple[Tally, float]:
+    """One optimizer step over all of `batches` -> (losses in nats per token and loads, gradient norm)."""
+    objective = Objective(model, batches, weights)
     for batch in batches:
-        logprobs_BT, _ = completion_logprobs(model, batch)
-        loss = cross_entropy(logprobs_BT, num_loss_tokens)
-        torch.autograd.backward(loss)
-        total += float(loss.detach())
-    if total != total:
+        objective.backward(batch)
+    tally = objective.tally
+    if tally.loss != tally.loss or tally.mtp_loss != tally.mtp_loss:
         optimizer.zero_grad()
         raise TrainingDiverged("the loss is NaN")
-    return total, optimizer.step(learning_rate)
+    return tally, optimizer.step(learning_rate)
+
+
+def log_extras(run: Run, step: int, tally: Tally, weights: Weights) -> None:
+    """What models with experts or multi-token prediction have beside the loss; loads by expert go to expert_loads.jsonl."""
+    if weights.mtp:
+        run.log(mtp_loss=tally.mtp_loss)
+    if weights.balance:
+        run.log(balance_loss=tally.balance_loss)
+    if tally.loads:
+        violations = {layer: max_violation(load_E) for layer, load_E in tally.loads.items()}
+        run.log(max_violation=max(violations.values()), max_violation_mean=sum(violations.values()) / len(violations))
+        if is_due(step, EXPERT_LOADS_EVERY):
+            loads = {str(layer): [int(n) for n in load_E] for layer, load_E in tally.loads.items()}
+            row = {"stage": run.stage, "step": step, "max_violation": violations, "tokens": loads}
+            append_line(run.dir / "expert_loads.jsonl", row)

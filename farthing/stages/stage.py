@@ -196,8 +196,10 @@ def generation_flops(model: Decoder, tokens_in: int, tokens_out: int, num_prompt
     return prefill + model.shape.forward_flops(tokens_out, prompt, tokens_out)
 
 
-def training_flops(model: Decoder, batches: Sequence[Microbatch]) -> int:
+def training_flops(model: Decoder, batches: Sequence[Microbatch], with_mtp: bool = False) -> int:
     """Forward and backward: three times the forward pass. Recomputed activations are not counted (model FLOPs)."""
     num_tokens = sum(b.num_tokens for b in batches)
     context = sum(b.num_context_tokens for b in batches) / max(num_tokens, 1)
-    return 3 * model.shape.forward_flops(num_tokens, context, sum(len(b.targets_R) for b in batches))
+    num_logits = sum(len(b.targets_R) for b in batches)
+    ahead = model.shape.mtp_flops(num_tokens, context, num_logits) if with_mtp else 0
+    return 3 * (model.shape.forward_flops(num_tokens, context, num_logits) + ahead)

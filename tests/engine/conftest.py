@@ -5,6 +5,7 @@ import pytest
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.shape import ModelShape
 from farthing.tokenizer import Tokenizer
+from tests.models.deepseek_shapes import tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +31,10 @@ def tiny_shape(tokenizer: Tokenizer, family: str = "llama") -> ModelShape:
     )
 
 
-@pytest.fixture(scope="session", params=["llama", "qwen3"])
+@pytest.fixture(scope="session", params=["llama", "qwen3", "deepseek_v3"])
 def model(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Decoder:
+    if request.param == "deepseek_v3":
+        return tiny_model(seed=5, vocab_size=tokenizer.vocab_size, max_positions=90)
     decoder = Decoder(tiny_shape(tokenizer, request.param))
     init_weights(decoder, seed=5)
     return decoder

@@ -39,7 +39,7 @@ def decode(cache: KVCache, seeds: list[int], positions: list[int]) -> None:
     rows = [sequence(seed) for seed in seeds]
     new = [torch.cat([row[part][:, p : p + 1] for row, p in zip(rows, positions, strict=True)]) for part in range(3)]
     for layer in range(SHAPE.num_layers):
-        out = cache.attend_decode(layer, *new)
+        out = cache(layer, *new)
         whole = torch.cat([attend_causally(layer, *row)[:, p : p + 1] for row, p in zip(rows, positions, strict=True)])
         torch.testing.assert_close(out, whole, atol=1e-5, rtol=1e-5)
 

@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.shape import ModelShape
@@ -33,6 +44,33 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 12,
+    "q_lora_rank": 10,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 20,
+    "num_hidden_layers": 3,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.7,
+    "tie_word_embeddings": False,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "beta_fast": 4.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 32,
+}
+GROUPS = {"n_group": 4, "topk_group": 2}
+NO_Q_LATENT = {"q_lora_rank": None, "n_group": 1, "topk_group": 1}
+V2_SCALING = YARN | {"mscale": 0.7, "mscale_all_dim": 0.9}
 THEIRS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama-tied": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True}),
     "llama-untied": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": False, "num_key_value_heads": 4}),
@@ -41,6 +79,19 @@ THEIRS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "qwen2-untied": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": False}),
     "qwen3-tied": (Qwen3Config, Qwen3ForCausalLM, {"tie_word_embeddings": True, "head_dim": 16}),
     "qwen3-untied": (Qwen3Config, Qwen3ForCausalLM, {"tie_word_embeddings": False, "head_dim": 12}),
+    "deepseek_v3": (DeepseekV3Config, DeepseekV3ForCausalLM, DEEPSEEK | GROUPS),
+    "deepseek_v3-yarn": (
+        DeepseekV3Config,
+        DeepseekV3ForCausalLM,
+        DEEPSEEK | GROUPS | {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}, "norm_topk_prob": False},
+    ),
+    "deepseek_v3-tied": (DeepseekV3Config, DeepseekV3ForCausalLM, DEEPSEEK | NO_Q_LATENT | {"tie_word_embeddings": True}),
+    "deepseek_v2-lite": (DeepseekV2Config, DeepseekV2ForCausalLM, DEEPSEEK | NO_Q_LATENT | {"rope_parameters": V2_SCALING}),
+    "deepseek_v2-groups": (
+        DeepseekV2Config,
+        DeepseekV2ForCausalLM,
+        DEEPSEEK | GROUPS | {"topk_method": "group_limited_greedy", "rope_parameters": YARN},
+    ),
 }
 
 
@@ -53,6 +104,9 @@ def random_theirs(kind: str) -> Any:
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.normal_(0.0 if name.endswith("bias") else 1.0, 0.3)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.normal_(0.0, 0.1)
     return model
 
 

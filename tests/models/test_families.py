@@ -46,13 +46,13 @@ def test_logits_equal_those_of_transformers(theirs: Any, their_folder: Path) -> 
     assert sum(p.numel() for p in ours.parameters()) == ours.shape.num_params() == theirs.num_parameters()
 
 
-def test_every_parameter_is_covered_exactly_once(their_folder: Path) -> None:
+def test_every_weight_is_covered_exactly_once(their_folder: Path) -> None:
     ours = load_model(their_folder)
-    covered = {name: 0 for name, _ in ours.named_parameters()}
+    covered = {name: torch.zeros_like(tensor) for name, tensor in ours.state_dict().items()}
     for slot in slots(ours).values():
-        assert slot.start == covered[slot.parameter]
-        covered[slot.parameter] += slot.size[0]
-    assert covered == {name: parameter.shape[0] for name, parameter in ours.named_parameters()}
+        assert not slot.read(covered[slot.parameter]).any()
+        slot.write(covered[slot.parameter], torch.ones(slot.size))
+    assert all(tensor.eq(1).all() for tensor in covered.values())
 
 
 def test_old_and_new_rope_keys_mean_the_same() -> None:
@@ -84,7 +84,7 @@ def test_absent_keys_take_the_defaults_of_transformers() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "mistral"}, "llama, qwen2, qwen3"),
+        ({"model_type": "mistral"}, "llama, qwen2, qwen3, deepseek_v2, deepseek_v3"),
         ({"model_type": None}, "model_type None"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"attention_bias": True}, "attention_bias"),
@@ -106,6 +106,99 @@ def test_absent_keys_take_the_defaults_of_transformers() -> None:
 def test_what_the_decoder_does_not_compute_is_refused(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelError, match=named):
         shape_from_config(LLAMA | change)
+
+
+DEEPSEEK: dict[str, Any] = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "norm_topk_prob": True,
+    "num_nextn_predict_layers": 1,
+    "rope_theta": 10000,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 40,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+    "quantization_config": {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "weight_block_size": [128, 128],
+        "activation_scheme": "dynamic",
+    },
+}
+V2_LITE = DEEPSEEK | {
+    "model_type": "deepseek_v2",
+    "scoring_func": "softmax",
+    "topk_method": "greedy",
+    "norm_topk_prob": False,
+    "q_lora_rank": None,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
+
+@pytest.mark.parametrize("config", [DEEPSEEK, V2_LITE, V2_LITE | {"topk_method": "group_limited_greedy", "n_group": 4}])
+def test_deepseek_configs_read_back_as_the_same_shape_by_us_and_by_transformers(config: dict[str, Any], tmp_path: Path) -> None:
+    shape = shape_from_config(config)
+    written = config_from_shape(shape, dtype="float32", eos_id=1, bos_id=None)
+    assert shape_from_config(written) == shape
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert shape_from_config(AutoConfig.from_pretrained(tmp_path).to_dict()) == shape
+
+
+def test_v2s_greedy_method_looks_at_no_groups() -> None:
+    moe = shape_from_config(V2_LITE | {"n_group": 4, "topk_group": 1}).moe
+    assert moe is not None
+    assert (moe.n_group, moe.topk_group) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"scoring_func": "softmax"}, "scoring_func = 'softmax'.*sigmoid"),
+        ({"topk_method": "greedy"}, "topk_method = 'greedy'"),
+        ({"moe_layer_freq": 2}, "moe_layer_freq"),
+        ({"rope_interleave": False}, "rope_interleave"),
+        ({"num_key_value_heads": 2}, r"num_key_value_heads = 2.*num_attention_heads \(4\)"),
+        ({"n_shared_experts": None}, "n_shared_experts"),
+        ({"kv_lora_rank": None}, "kv_lora_rank"),
+        ({"num_experts_per_tok": 9}, "experts_per_token"),
+        ({"rope_scaling": OLD_SCALING}, "'llama3'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "original_max_position_embeddings"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "attention_factor": 2.0}}, "attention_factor"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "weight_block_size"),
+        ({"quantization_config": {"quant_method": "gptq", "weight_block_size": [128, 128]}}, "quantization_config"),
+        ({"model_type": "deepseek_v2", "scoring_func": "softmax", "topk_method": "greedy"}, "norm_topk_prob"),
+        ({"model_type": "deepseek_v4"}, "deepseek_v2, deepseek_v3"),
+    ],
+)
+def test_what_a_deepseek_decoder_does_not_compute_is_refused(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        shape_from_config(DEEPSEEK | change)
 
 
 def test_parameter_count_needs_no_weights() -> None:

@@ -1,0 +1,95 @@
+"""Hidden states -> attended hidden states: multi-head latent attention of DeepSeek-V2 and V3 (arXiv:2405.04434, section 2.1).
+
+A token's keys and values, of all heads, come from one latent; position is in a small rotated key beside it that all heads
+share. Training expands the latent (`expand`). An engine keeps the latent alone, and folds the two up-projections into
+the query and the output (`absorb`, `values`): it then attends as if there were one key/value head, the latent.
+
+Rotated parts are in half-split layout, as everywhere here; DeepSeek's files interleave them (see `models/deepseek.py`).
+
+Shapes: B rows, T tokens, D width, N heads, H head width (without position | rotated), L latent with the rotated key,
+C latent alone, V value width.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from farthing.models.attention import Attend, RMSNorm
+from farthing.models.fused import rotate
+from farthing.models.rope import yarn_softmax_scale
+from farthing.models.shape import MlaShape, ModelShape, YarnScaling
+
+LATENT_NORM_EPS = 1e-6
+"""DeepSeek's own code, and everybody's after it, norms the latents with this whatever the config's rms_norm_eps."""
+
+
+@runtime_checkable
+class LatentAttend(Protocol):
+    """An `Attend` that keeps what it is given, and so asks for the latent instead of keys and values."""
+
+    def attend_latent(self, mla: "LatentAttention", q_BTNH: Tensor, latent_BTL: Tensor) -> Tensor:
+        """Returns the attended values [B, T, N, V]."""
+
+
+class LatentAttention(nn.Module):
+    """`kv_down` gives [latent | rotated key]; `kv_up` has rows [key without position | value] of each head in turn."""
+
+    def __init__(self, shape: ModelShape, mla: MlaShape, layer: int) -> None:
+        super().__init__()
+        self.layer, self.mla, self.num_heads, self.head_width = layer, mla, shape.num_heads, shape.head_width
+        q_rank, N = mla.q_lora_rank, shape.num_heads
+        self.q_down = nn.Linear(shape.width, q_rank, bias=False) if q_rank else None
+        self.q_norm = RMSNorm(q_rank, LATENT_NORM_EPS) if q_rank else None
+        self.q_up = nn.Linear(q_rank or shape.width, N * shape.head_width, bias=False)
+        self.kv_down = nn.Linear(shape.width, mla.kv_lora_rank + mla.qk_rope_head_width, bias=False)
+        self.kv_norm = RMSNorm(mla.kv_lora_rank, LATENT_NORM_EPS)
+        self.kv_up = nn.Linear(mla.kv_lora_rank, N * (mla.qk_nope_head_width + mla.v_head_width), bias=False)
+        self.out = nn.Linear(N * mla.v_head_width, shape.width, bias=False)
+        yarn = shape.rope_scaling
+        self.softmax_scale = yarn_softmax_scale(yarn) if isinstance(yarn, YarnScaling) else 1.0
+
+    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        q_BTNH, latent_BTL = self._queries(x_BTD, rope), self._latent(x_BTD, rope)
+        if isinstance(attend, LatentAttend):
+            attended = attend.attend_latent(self, q_BTNH, latent_BTL)
+        else:
+            attended = attend(self.layer, q_BTNH, *self.expand(latent_BTL))
+        out_BTD: Tensor = self.out(attended.flatten(2))
+        return out_BTD
+
+    def _queries(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        if self.q_down is not None and self.q_norm is not None:
+            x_BTD = self.q_norm(self.q_down(x_BTD))
+        q_BTNH = self.q_up(x_BTD).view(*x_BTD.shape[:2], self.num_heads, self.head_width)
+        if self.softmax_scale != 1.0:
+            q_BTNH = q_BTNH * self.softmax_scale
+        fixed, turning = q_BTNH.split((self.mla.qk_nope_head_width, self.mla.qk_rope_head_width), dim=-1)
+        return torch.cat((fixed, rotate(turning, *rope)), dim=-1)
+
+    def _latent(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        latent, turning = self.kv_down(x_BTD).split((self.mla.kv_lora_rank, self.mla.qk_rope_head_width), dim=-1)
+        return torch.cat((self.kv_norm(latent), rotate(turning.unsqueeze(2), *rope).squeeze(2)), dim=-1)
+
+    def expand(self, latent_BTL: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [B, T, N, H] and values [B, T, N, V] of every head."""
+        latent, turned = latent_BTL.split((self.mla.kv_lora_rank, self.mla.qk_rope_head_width), dim=-1)
+        heads = self.kv_up(latent).view(*latent.shape[:2], self.num_heads, -1)
+        fixed, v_BTNV = heads.split((self.mla.qk_nope_head_width, self.mla.v_head_width), dim=-1)
+        turned = turned.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
+        return torch.cat((fixed, turned), dim=-1), v_BTNV
+
+    def absorb(self, q_BNH: Tensor) -> Tensor:
+        """Queries that meet latents: [B, N, L], scaled so that `q @ latent` is the score itself."""
+        fixed, turned = q_BNH.split((self.mla.qk_nope_head_width, self.mla.qk_rope_head_width), dim=-1)
+        fixed = torch.matmul(fixed.transpose(0, 1), self._up()[:, : self.mla.qk_nope_head_width]).transpose(0, 1)
+        return torch.cat((fixed, turned), dim=-1) * self.head_width**-0.5
+
+    def values(self, latent_BNC: Tensor) -> Tensor:
+        """Attended latents -> attended values [B, N, V]."""
+        v_up = self._up()[:, self.mla.qk_nope_head_width :]
+        return torch.matmul(latent_BNC.transpose(0, 1), v_up.transpose(1, 2)).transpose(0, 1)
+
+    def _up(self) -> Tensor:
+        """[N, key without position | value, C]"""
+        return self.kv_up.weight.view(self.num_heads, -1, self.mla.kv_lora_rank)

@@ -1,0 +1,39 @@
+"""Hidden states and the tokens that follow -> hidden states that predict one token further (arXiv:2412.19437, section 2.2).
+
+Module k joins the hidden state of position i, from the module before it (the first: from the model, normed), with the
+embedding of token i + k, and runs one layer; the model's own head then predicts token i + k + 1. Embedding and head are
+the model's. Order and norms are those of DeepSeek's published checkpoint.
+
+Shapes: B rows, T tokens, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from farthing.models.attention import Attend, RMSNorm
+from farthing.models.moe import Routing
+from farthing.models.shape import ModelShape
+
+
+class MtpModule(nn.Module):
+    """norm(layer(project([norm(embedding) | norm(hidden)])))"""
+
+    def __init__(self, shape: ModelShape, layer: nn.Module) -> None:
+        super().__init__()
+        self.embed_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.hidden_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.project = nn.Linear(2 * shape.width, shape.width, bias=False)
+        self.layer = layer
+        self.norm = RMSNorm(shape.width, shape.norm_eps)
+
+    def forward(
+        self,
+        hidden_BTD: Tensor,
+        embedded_BTD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        attend: Attend,
+        routing: Routing | None = None,
+    ) -> Tensor:
+        joined = torch.cat((self.embed_norm(embedded_BTD), self.hidden_norm(hidden_BTD)), dim=-1)
+        out_BTD: Tensor = self.norm(self.layer(self.project(joined), rope, attend, routing))
+        return out_BTD
