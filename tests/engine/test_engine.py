@@ -177,7 +177,9 @@ def test_completions_carry_their_seed_and_the_policy_version(
     groups = engine.generate(prompts, seeds, SamplingParams(max_tokens=3))
     assert [[c.seed for c in group] for group in groups] == seeds
     assert {c.policy_version for group in groups for c in group} == {17}
-    assert groups[4][0] == groups[4][1]
+    # two slots of one batch may round a matmul differently, the tokens are the same
+    assert groups[4][0].tokens == groups[4][1].tokens
+    assert groups[4][0].logprobs == pytest.approx(groups[4][1].logprobs, abs=1e-5)
     assert engine.generate(prompts[:2], [[], []], SamplingParams(max_tokens=3)) == [[], []]
     assert engine.generate([], [], SamplingParams()) == []
 
