@@ -34,6 +34,9 @@ VERBS = {
     "bill": Verb("bill:bill", LOOK, "What a run cost: by stage, by attempt, what was wasted, and what is not included."),
     "doctor": Verb("doctor:doctor", LOOK, "Say in words what is wrong with a run, with the evidence and the knob to turn."),
     "plot": Verb("plot:plot", LOOK, "Draw a run's curves as PNG and SVG."),
+    "profile": Verb(
+        "profile:profile", LOOK, "Where a step's time and memory go: phases, operators, share of the machine's limits."
+    ),
     "eval": Verb("evaluate:evaluate", USE, "Accuracy on held-out problems, with its confidence interval."),
     "generate": Verb("generate:generate", USE, "Complete a prompt with a model."),
     "chat": Verb("generate:chat", USE, "Talk to a model; an empty line or Ctrl-D ends it."),

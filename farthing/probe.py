@@ -43,6 +43,17 @@ def matmul_peak_flops(precision: Precision) -> float:
     return 2 * _SIZE**3 / min(times)
 
 
+def read_bandwidth_bytes(size_bytes: int = 256 << 20) -> float:
+    """Bytes per second of reading a tensor larger than the caches, the best of three."""
+    values = torch.ones(size_bytes // 4)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        values.sum()
+        times.append(time.perf_counter() - started)
+    return values.numel() * 4 / min(times)
+
+
 @dataclass(frozen=True)
 class Speed:
     """What a forecast multiplies with."""

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine", "checkpoint", "sources"),
     ("rollout", "eval", "run", "clock", "probe"),
     ("stages", "pipeline"),
-    ("summary", "symptoms", "doctor", "plot", "live", "artefact", "evaluation", "inference", "forecast"),
+    ("summary", "symptoms", "doctor", "plot", "live", "artefact", "evaluation", "inference", "forecast", "profiling"),
     ("verbs",),
     ("help", "cli", "__main__"),
 )
