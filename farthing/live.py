@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -104,7 +105,8 @@ class LiveTable:
 
     def _render(self) -> RenderableType:
         shown = [name for name in COLUMNS if any(name in metrics for _, metrics in self._rows)]
-        table = Table(box=None, pad_edge=False, header_style="dim")
+        # one space between columns: all of them fit into 80
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
         table.add_column("step", justify="right")
         for name in shown:
             table.add_column(COLUMNS[name][0], justify="right")
@@ -116,7 +118,9 @@ class LiveTable:
             f"step {pace.done}/{pace.num_steps}   {clock_text(pace.seconds_left)} left   "
             f"${self._rows[-1][1]['usd']:.4f} so far, about ${pace.usd_at_end:.4f} after this stage"
         )
-        return Group(table, ProgressBar(total=pace.num_steps, completed=pace.done, width=60), status)
+        bar = ProgressBar(total=pace.num_steps, completed=pace.done, width=60)
+        # a bar does not end its line, padding does
+        return Group(table, Padding(bar, 0), status)
 
     def _print_last(self) -> None:
         """Leaves a stage's last step on the screen when the next stage begins."""

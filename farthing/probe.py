@@ -27,20 +27,31 @@ from farthing.tasks.stream import ProblemStream
 from farthing.tokenizer import Tokenizer
 
 _SIZE = 2048
-_REPEATS = 5
+_REPEATS, _ENOUGH_S = 5, 0.5
 PROBE_NEW_TOKENS = 16
 PROBE_SLOTS = 64
 
 
 def matmul_peak_flops(precision: Precision) -> float:
-    """FLOP/s of a large square matmul, the best of a few; takes well under a second."""
+    """FLOP/s of a large square matmul, the best of a few; on a slow machine of two, so that no start waits for it."""
     a = torch.randn(_SIZE, _SIZE).to(DTYPES[precision])
-    best = float("inf")
-    for _ in range(_REPEATS):
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < _REPEATS and sum(times) < _ENOUGH_S):
         started = time.perf_counter()
         a @ a
-        best = min(best, time.perf_counter() - started)
-    return 2 * _SIZE**3 / best
+        times.append(time.perf_counter() - started)
+    return 2 * _SIZE**3 / min(times)
+
+
+def read_bandwidth_bytes(size_bytes: int = 256 << 20) -> float:
+    """Bytes per second of reading a tensor larger than the caches, the best of three."""
+    values = torch.ones(size_bytes // 4)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        values.sum()
+        times.append(time.perf_counter() - started)
+    return values.numel() * 4 / min(times)
 
 
 @dataclass(frozen=True)

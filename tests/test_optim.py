@@ -3,6 +3,8 @@
 import copy
 import io
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -186,3 +188,32 @@ def test_schedules_worked_by_hand(schedule: Schedule, expected: list[float]) -> 
 def test_a_single_step_and_no_warm_up() -> None:
     assert learning_rate(0, peak=3.0, num_steps=1, warmup_steps=0, schedule="cosine", final=0.0) == 3.0
     assert learning_rate(1, peak=3.0, num_steps=2, warmup_steps=0, schedule="linear", final=0.0) == 0.0
+
+
+def test_a_parameter_without_a_gradient_stays_and_so_do_its_moments() -> None:
+    """An expert that no token chose: neither decay nor old momentum may move it. As torch's AdamW does."""
+    model, reference = network(), network()
+    optimizer, theirs = Optimizer(model, "fp32", **HYPER, weight_decay=0.1), torchs_adamw([*reference.parameters()], 0.1)
+    for step in range(4):
+        for network_ in (model, reference):
+            torch.autograd.backward(loss_of(network_, step))
+            if step % 2:
+                next(network_.parameters()).grad = None
+        nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+        optimizer.step(1e-2)
+        theirs.step()
+        theirs.zero_grad()
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
+
+
+def test_a_step_does_not_load_the_compiler() -> None:
+    code = (
+        "import sys, torch\n"
+        "from farthing.optim import Optimizer\n"
+        "model = torch.nn.Linear(2, 2)\n"
+        "optimizer = Optimizer(model, 'bf16')\n"
+        "model(torch.ones(1, 2, dtype=torch.bfloat16)).sum().backward()\n"
+        "optimizer.step(0.1)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,251 @@
+"""A recipe's stage -> where the time of its steps goes: phases, operators, MFU, bytes against bandwidth, padding, memory.
+
+The stage itself runs, in a scratch directory: one step to warm up, a few for the clock, and one more under torch.profiler,
+whose own cost (often a third) therefore stays out of the phases. No evaluations, no checkpoints.
+"""
+
+import contextlib
+import resource
+import sys
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from farthing.config import GrpoConfig, Recipe, StageConfig
+from farthing.errors import RecipeError
+from farthing.ledger.entries import Ledger
+from farthing.models.families import shape_from_config
+from farthing.models.shape import ModelShape
+from farthing.pipeline import run_recipe
+from farthing.precision import resolve_precision
+from farthing.probe import read_bandwidth_bytes
+from farthing.run import Metrics, read_json
+from farthing.sources import base_folder, scratch_model
+
+OPERATORS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    seconds: float
+    """Of a mean step."""
+    share: float
+    tokens_per_s: float | None
+    mfu: float | None
+    """Counted model FLOPs over the measured matmul peak."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    name: str
+    calls: int
+    self_cpu_s: float
+    """In the one profiled step, without what it called."""
+    share: float
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """All of one mean step, but for `operators`, which are of one profiled step."""
+
+    recipe: str
+    stage: str
+    num_steps: int
+    step_s: float
+    phases: list[Phase]
+    operators: list[Operator]
+    mfu: float
+    matmul_peak_flops: float
+    rollout_bytes: float | None
+    """Least bytes that decoding must read: all weights once a decoding step, and each completion's keys and values."""
+    rollout_bandwidth_share: float | None
+    read_bandwidth_bytes_per_s: float
+    padding: float | None
+    completion_tokens: float | None
+    peak_memory_gib: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _Enough(Exception):
+    """The steps that were wanted are done."""
+
+
+class _Profiler:
+    """Watches a run: step 0 warms up, `num_steps` are timed, the next one is profiled."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self.metrics: list[Metrics] = []
+        self.torch = profile(activities=[ProfilerActivity.CPU])
+
+    def on_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
+        """Nothing is known yet."""
+
+    def on_step(self, stage: str, step: int, metrics: Metrics) -> None:
+        if 1 <= step <= self.num_steps:
+            self.metrics.append(metrics)
+        if step == self.num_steps:
+            self.torch.start()
+        if step == self.num_steps + 1:
+            self.torch.stop()
+            raise _Enough
+
+    def on_message(self, text: str) -> None:
+        """Notes on the data were given when the recipe was first run."""
+
+
+def profile_recipe(recipe: Recipe, stage: str | None, num_steps: int, base: Path | None, trace: Path | None) -> StepProfile:
+    """Profiles `stage` (default the last) from the model in `base` (default the recipe's own source); writes the trace.
+
+    RecipeError where the recipe has no such stage or does not run here.
+    """
+    alone = only_stage(recipe, stage, num_steps, base)
+    name, config = next(iter(alone.stages.items()))
+    precision, watcher = resolve_precision(recipe.precision), _Profiler(num_steps)
+    with TemporaryDirectory() as scratch:
+        run_dir = Path(scratch) / "run"
+        with contextlib.suppress(_Enough):
+            run_recipe(alone, run_dir, [watcher])
+        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{precision}"]
+        work = phase_work(run_dir, name, range(1, num_steps + 1))
+        shape = model_shape(alone, run_dir)
+    if trace is not None:
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        watcher.torch.export_chrome_trace(str(trace))
+    step_s = fmean(m["step_time"] for m in watcher.metrics)
+    flops = sum(w["model_flops"] for w in work.values()) / num_steps
+    bandwidth = read_bandwidth_bytes()
+    read = None
+    if isinstance(config, GrpoConfig):
+        width = 2 if precision == "bf16" else 4
+        sampled = work["rollout"]
+        read = rollout_bytes(shape, config, sampled["tokens_in"] / num_steps, sampled["tokens_out"] / num_steps, width)
+    return StepProfile(
+        recipe=recipe.name,
+        stage=name,
+        num_steps=num_steps,
+        step_s=step_s,
+        phases=phases(work, num_steps, peak_flops),
+        operators=operators(watcher.torch),
+        mfu=flops / step_s / peak_flops,
+        matmul_peak_flops=peak_flops,
+        rollout_bytes=read,
+        rollout_bandwidth_share=None if read is None else read / (work["rollout"]["held_ns"] / 1e9 / num_steps) / bandwidth,
+        read_bandwidth_bytes_per_s=bandwidth,
+        padding=_mean(watcher.metrics, "padding"),
+        completion_tokens=_mean(watcher.metrics, "completion_tokens"),
+        peak_memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30,
+    )
+
+
+def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | None) -> Recipe:
+    """The recipe with one stage, just long enough, that neither evaluates nor checkpoints."""
+    name = stage or list(recipe.stages)[-1]
+    if name not in recipe.stages:
+        raise RecipeError(f"{recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
+    config = recipe.stages[name]
+    # one more than is run: what ends a stage (its model, its folder) is no part of a step
+    short = {"num_steps": num_steps + 3, "eval": None, "checkpoint": config.checkpoint.model_copy(update={"every": 0})}
+    changed: dict[str, Any] = {"stages": {name: config.model_copy(update=short)}}
+    if base is not None:
+        changed["model"] = recipe.model.model_copy(update={"source": str(base), "shape": None})
+    return recipe.model_copy(update=changed)
+
+
+def model_before(recipe: Recipe, stage: str | None, run_dir: Path) -> Path | None:
+    """The model that the stage before `stage` left in a run directory; None where there is none yet."""
+    names = list(recipe.stages)
+    index = len(names) - 1 if stage is None else names.index(stage) if stage in names else 0
+    folder = run_dir / "stages" / names[index - 1] / "model"
+    return folder if index > 0 and folder.is_dir() else None
+
+
+def phase_work(run_dir: Path, stage: str, steps: range) -> dict[str, dict[str, int]]:
+    """Phase -> time, tokens and FLOPs that the ledger has of these steps."""
+    work: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
+        for entry in ledger.entries():
+            if entry.kind == "phase" and entry.stage == stage and entry.step in steps:
+                for key in ("held_ns", "tokens_in", "tokens_out", "tokens_trained", "model_flops"):
+                    work[entry.phase][key] += getattr(entry, key)
+    return work
+
+
+def phases(work: dict[str, dict[str, int]], num_steps: int, peak_flops: float) -> list[Phase]:
+    """The longest first."""
+    total = sum(w["held_ns"] for w in work.values())
+    found = []
+    for name, w in work.items():
+        seconds, tokens = w["held_ns"] / 1e9, w["tokens_out"] + w["tokens_trained"]
+        if not seconds:
+            continue
+        speed, mfu = tokens / seconds or None, w["model_flops"] / seconds / peak_flops or None
+        found.append(Phase(name, seconds / num_steps, w["held_ns"] / total, speed, mfu))
+    return sorted(found, key=lambda phase: -phase.seconds)
+
+
+def operators(profiled: Any) -> list[Operator]:
+    """The operators with most time of their own, the longest first."""
+    rows = [(e.key, e.count, e.self_cpu_time_total / 1e6) for e in profiled.key_averages()]
+    total = sum(seconds for _, _, seconds in rows)
+    rows.sort(key=lambda row: -row[2])
+    return [Operator(name, calls, seconds, seconds / total) for name, calls, seconds in rows[:OPERATORS_SHOWN]]
+
+
+def model_shape(recipe: Recipe, run_dir: Path) -> ModelShape:
+    """The shape of the model that the run in `run_dir` began with."""
+    if recipe.model.source == "scratch":
+        return scratch_model(recipe.model, recipe.seed)[0].shape
+    return shape_from_config(read_json(base_folder(recipe.model, run_dir) / "config.json"))
+
+
+def rollout_bytes(shape: ModelShape, config: GrpoConfig, tokens_in: float, tokens_out: float, bytes_per_weight: int) -> float:
+    """Bytes that a step's decoding must read. Slots are taken as always full, so it is a lower bound."""
+    rollouts = config.num_prompts * config.group_size
+    context = tokens_in / config.num_prompts + tokens_out / rollouts / 2
+    decode_steps = tokens_out / min(config.num_slots, rollouts)
+    weights, keys = shape.num_params() * bytes_per_weight, shape.cache_bytes_per_token(bytes_per_weight)
+    return decode_steps * weights + tokens_out * context * keys
+
+
+def render(found: StepProfile, console: Console) -> None:
+    """The tables a person reads."""
+    console.print(f"[bold]{found.recipe}[/bold], stage {found.stage}: {found.step_s:.3f} s a step, mean of {found.num_steps}")
+    table = Table("phase", "seconds", "share", "tokens/s", "of matmul peak", box=None)
+    for phase in found.phases:
+        speed = "" if phase.tokens_per_s is None else f"{phase.tokens_per_s:,.0f}"
+        mfu = "" if phase.mfu is None else f"{phase.mfu:.1%}"
+        table.add_row(phase.name, f"{phase.seconds:.3f}", f"{phase.share:.1%}", speed, mfu)
+    console.print(table)
+    table = Table("operator (one profiled step)", "calls", "own seconds", "share", box=None)
+    for operator in found.operators:
+        table.add_row(operator.name[:48], f"{operator.calls:,}", f"{operator.self_cpu_s:.3f}", f"{operator.share:.1%}")
+    console.print(table)
+    lines = [f"MFU {found.mfu:.1%} of the {found.matmul_peak_flops / 1e9:,.0f} GFLOP/s that a large matmul reaches here"]
+    if found.rollout_bytes is not None and found.rollout_bandwidth_share is not None:
+        lines.append(
+            f"rollout reads at least {found.rollout_bytes / 1e9:.2f} GB a step: {found.rollout_bandwidth_share:.1%} of the "
+            f"{found.read_bandwidth_bytes_per_s / 1e9:.1f} GB/s that reading memory reaches here"
+        )
+    if found.completion_tokens is not None:
+        lines.append(f"completions {found.completion_tokens:.1f} tokens on average")
+    if found.padding is not None:
+        lines.append(f"padding {found.padding:.1%} of the trainer's positions")
+    lines.append(f"peak memory {found.peak_memory_gib:.2f} GiB, Python and torch included")
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def _mean(metrics: list[Metrics], name: str) -> float | None:
+    values = [m[name] for m in metrics if name in m]
+    return fmean(values) if values else None

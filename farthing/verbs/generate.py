@@ -1,0 +1,50 @@
+"""`farthing generate` and `farthing chat`: a model and a prompt -> completions."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from farthing.verbs.terminal import JsonFlag, ModelArg, console, print_json
+
+
+def generate(
+    model: ModelArg,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="A question; `-` reads standard input.")],
+    samples: Annotated[int, typer.Option(help="Completions.", min=1)] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
+    top_p: Annotated[float, typer.Option()] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Complete a prompt with a model.
+
+    [bold]Examples[/bold]
+
+      farthing generate runs/r1-zero-tiny-s0 'a47b5c8?' --samples 4
+      echo 'What is 2 + 2?' | farthing generate ./SmolLM2 - --temperature 0
+    """
+    from farthing.inference import complete
+
+    text = sys.stdin.read().strip() if prompt == "-" else prompt
+    completions = complete(model, text, samples, temperature, top_p, max_tokens, seed)
+    if as_json:
+        print_json({"prompt": text, "completions": completions})
+        return
+    for completion in completions:
+        console.print(completion["text"], markup=False, highlight=False)
+
+
+def chat(
+    model: ModelArg,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+) -> None:
+    """Talk to a model; an empty line or Ctrl-D ends it.
+
+    [bold]Example[/bold]   farthing chat runs/r1-zero-smollm2-s0
+    """
+    from farthing.inference import chat_loop
+
+    chat_loop(model, temperature, max_tokens, console)
