@@ -10,6 +10,7 @@ Shapes: S slots, K key/value heads, N query heads, T tokens, H head width, P pro
 width of a head.
 """
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from farthing.models.attention import attend_causally
+from farthing.models.fused import can_fuse, decode_attention
 from farthing.models.mla import LatentAttention
 from farthing.models.shape import ModelShape
 
@@ -40,15 +42,26 @@ class KVCache:
         self._position_index = torch.arange(num_positions, device=like.device)
         self._mask: Tensor | None = None
         self._positions_S = self._slot_index
+        self._prompts = [(-1, 0)] * num_slots
+        """Per slot: which prompt it holds, and its length."""
+        self._groups: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def place_prompt(self, slots: list[int], prompts: PromptCache, row: int) -> None:
-        """Copies one prefilled prompt into `slots`: the completions of a group share its prefill."""
+    def clear(self) -> None:
+        """Forgets which slots share a prompt; to be called before prompts are numbered anew."""
+        self._prompts = [(-1, 0)] * self.num_slots
+
+    def place_prompt(self, slots: list[int], prompts: PromptCache, row: int, number: int) -> None:
+        """Copies one prefilled prompt into `slots`: the completions of a group share its prefill, and its `number`."""
         length = prompts.lengths[row]
+        for slot in slots:
+            self._prompts[slot] = number, length
         self.kv[:, :, slots, :, :length] = prompts.kv[:, :, row : row + 1, :, :length]
 
     def move(self, sources: list[int], targets: list[int], num_positions: int) -> None:
         """Moves whole sequences between slots; sources and targets are disjoint."""
         self.kv[:, :, targets, :, :num_positions] = self.kv[:, :, sources, :, :num_positions]
+        for source, target in zip(sources, targets, strict=True):
+            self._prompts[target] = self._prompts[source]
 
     def begin_step(self, positions_S: Tensor, longest: int) -> None:
         """Sets where this step's tokens go: slot i writes at positions_S[i] and sees positions up to it."""
@@ -58,6 +71,21 @@ class KVCache:
         self._mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         self._mask.masked_fill_(~visible, -torch.inf)
         self._mask = self._mask[:, None, None, :]
+        self._groups = self._sharing(positions_S.tolist()) if can_fuse(self.kv) else None
+
+    def _sharing(self, positions: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """For the CPU kernel: slots in the order of their prompts, where each prompt's begin, and the prompts' lengths.
+
+        A slot that rides along idle writes over the first position, so it shares nothing.
+        """
+        members: dict[tuple[int, int], list[int]] = {}
+        for slot, position in enumerate(positions):
+            number, length = self._prompts[slot]
+            key = (number, length) if position >= length else (-2 - slot, 0)
+            members.setdefault(key, []).append(slot)
+        slots = [slot for found in members.values() for slot in found]
+        firsts = [0, *itertools.accumulate(len(found) for found in members.values())]
+        return torch.tensor(slots), torch.tensor(firsts), torch.tensor([length for _, length in members])
 
     def __call__(self, layer: int, q_S1NH: Tensor, k_S1KH: Tensor, v_S1KH: Tensor) -> Tensor:
         """Writes the new keys and values, then attends; the query heads of one KV head form the query axis."""
@@ -65,6 +93,9 @@ class KVCache:
         slots, _, num_heads, width = q_S1NH.shape
         num_kv_heads = k_S1KH.shape[2]
         keys, values = self.kv[layer, 0], self.kv[layer, 1]
+        if self._groups is not None:
+            new = (q_S1NH.squeeze(1), k_S1KH.squeeze(1), v_S1KH.squeeze(1))
+            return decode_attention(*new, keys, values, self._positions_S, self._groups).unsqueeze(1)
         index = (self._slot_index[:slots], slice(None), self._positions_S)
         keys[index] = k_S1KH[:, 0]
         values[index] = v_S1KH[:, 0]

@@ -111,6 +111,7 @@ class _Batch:
 
     def run(self, requests: list[Request]) -> list[list[Completion]]:
         self.requests = requests
+        self.cache.clear()
         self.done = [{} for _ in requests]
         self.scheduler.submit([r for r in requests if r.seeds])
         while self.scheduler.has_work:
@@ -128,7 +129,7 @@ class _Batch:
         slots_all, logits = [], []
         for request, slots in admitted:
             prompts, row, logits_V = self.prefilled[request.index]
-            self.cache.place_prompt(slots, prompts, row)
+            self.cache.place_prompt(slots, prompts, row, request.index)
             first = request.num_placed - len(slots)
             self.seeds_S[slots] = torch.tensor(request.seeds[first : request.num_placed], device=self.device)
             self.prompt_length_S[slots] = len(request.prompt)

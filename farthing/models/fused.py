@@ -55,6 +55,23 @@ def attend_segments(q_SNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, segments: tuple
     return _AttendSegments.apply(q_SNH, k_SKH, v_SKH, *segments)  # type: ignore[no-any-return,no-untyped-call]
 
 
+def decode_attention(
+    q_SNH: Tensor, k_SKH: Tensor, v_SKH: Tensor, keys: Tensor, values: Tensor, positions_S: Tensor, groups: tuple[Tensor, ...]
+) -> Tensor:
+    """Writes one new key and value of each slot into one layer's cache [slots, K, positions, H], and attends to what is there.
+
+    `groups` are (slots, firsts, shared): slots[firsts[g]:firsts[g + 1]] hold the same first shared[g] positions.
+    No gradient. Returns [S, N, width of v].
+    """
+    q, k, v = (_dense_heads(x) for x in (q_SNH, k_SKH, v_SKH))
+    out = q.new_empty(*q.shape[:2], v.shape[2])
+    strides = (q.stride(0), k.stride(0), v.stride(0), q.shape[1])
+    sizes = (k.shape[1], keys.shape[2], q.shape[2], v.shape[2])
+    slots, firsts, shared = groups
+    _call("decode", q, q, k, v, out, *strides, keys, values, *sizes, positions_S, slots, firsts, shared, len(shared))
+    return out
+
+
 def can_fuse(*tensors: Tensor) -> bool:
     """Whether the kernels exist here and take these tensors."""
     first = tensors[0]

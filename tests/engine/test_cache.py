@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from farthing.engine.cache import KVCache, Prefill
+from farthing.models import fused
 from farthing.models.attention import attend_causally
 from farthing.models.shape import ModelShape
 
@@ -29,7 +30,7 @@ def place(cache: KVCache, slots: list[int], seed: int, length: int, padding: int
     for layer in range(SHAPE.num_layers):
         q, k, v = (torch.nn.functional.pad(x[:, :length], (0, 0, 0, 0, 0, padding)) for x in sequence(seed))
         torch.testing.assert_close(prefill(layer, q, k, v), attend_causally(layer, q, k, v))
-    cache.place_prompt(slots, prefill.finish([length]), 0)
+    cache.place_prompt(slots, prefill.finish([length]), 0, number=seed)
 
 
 def decode(cache: KVCache, seeds: list[int], positions: list[int]) -> None:
@@ -44,8 +45,10 @@ def decode(cache: KVCache, seeds: list[int], positions: list[int]) -> None:
         torch.testing.assert_close(out, whole, atol=1e-5, rtol=1e-5)
 
 
-@pytest.fixture
-def cache() -> KVCache:
+@pytest.fixture(params=["kernel", "pytorch"])
+def cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> KVCache:
+    if request.param == "pytorch":
+        monkeypatch.setattr(fused, "library", lambda: None)
     cache = KVCache(SHAPE, num_slots=4, num_positions=LENGTH, like=torch.zeros(1))
     cache.kv.fill_(1e3)  # what an earlier occupant left must not be seen
     return cache
@@ -64,6 +67,18 @@ def test_a_group_shares_one_prefill_and_then_parts(cache: KVCache) -> None:
     place(cache, [1], seed=2, length=3)
     decode(cache, [1, 2, 1, 1], [5, 3, 5, 5])
     decode(cache, [1, 2, 1, 1], [6, 4, 6, 6])
+
+
+def test_idle_slots_that_ride_along_spoil_nothing(cache: KVCache) -> None:
+    """Slot 0 once held the prompt of slots 1 and 2 and idles now: its first position is written over; they must not read it."""
+    place(cache, [0, 1, 2], seed=1, length=5)
+    at = torch.tensor([0, 5, 5])
+    cache.begin_step(at, 6)
+    rows = [sequence(9), sequence(1), sequence(1)]
+    new = [torch.cat([row[part][:, p : p + 1] for row, p in zip(rows, at.tolist(), strict=True)]) for part in range(3)]
+    out = cache(0, *new)
+    whole = attend_causally(0, *sequence(1))[:, 5:6].expand(2, -1, -1, -1)
+    torch.testing.assert_close(out[1:], whole, atol=1e-5, rtol=1e-5)
 
 
 def test_moved_sequences_go_on_and_freed_slots_are_filled_anew(cache: KVCache) -> None:

@@ -285,6 +285,117 @@ void segments_backward(const Backward<T>& backward, const Heads<const T>& k, con
   }
 }
 
+// One new token of each slot against the cache -----------------------------------------------------------------------------
+
+// Running softmax of some queries: their best score, the sum of weights, the weighted sum of values
+struct Running {
+  std::vector<float> top, total, sum;
+  int64_t width;
+
+  Running(int64_t queries, int64_t width_) : top(queries, kNever), total(queries), sum(queries * width_), width(width_) {}
+
+  void shrink(int64_t query, float best) {
+    const float by = top[query] == kNever ? 0.f : std::exp(top[query] - best);
+    top[query] = best;
+    if (by == 1.f) return;
+    total[query] *= by;
+    for (int64_t i = 0; i < width; i++) sum[query * width + i] *= by;
+  }
+};
+
+// `rows` of the cache as fp32 rows of `padded` width: in place where they are that already, else through `scratch`
+template <typename T>
+const float* as_rows(const T* from, int64_t rows, int64_t width, int64_t padded, std::vector<float>& scratch) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (width == padded) return from;
+  scratch.resize(kKeys * padded);
+  copy_rows<const T>({from, width, width}, 0, 0, rows, 1.f, scratch.data(), padded);
+  return scratch.data();
+}
+
+// Queries, transposed [width, columns], against `count` keys in a row; `first` is their place in `running`
+template <typename T>
+void attend_range(const std::vector<float>& turned, int64_t columns, int64_t queries, const T* keys, const T* values,
+                  int64_t count, int64_t width, int64_t value_width, Running& running, int64_t first) {
+  const int64_t padded = round_up(width, kLanes);
+  std::vector<float> scores(kKeys * columns), key_scratch, value_scratch;
+  for (int64_t tile = 0; tile < count; tile += kKeys) {
+    const int64_t held = std::min(kKeys, count - tile);
+    std::fill(scores.begin(), scores.end(), 0.f);
+    const float* key_rows = as_rows(keys + tile * width, held, width, padded, key_scratch);
+    multiply(held, columns, width, key_rows, padded, 1, turned.data(), columns, scores.data(), columns);
+    for (int64_t r = 0; r < queries; r++) {
+      float best = running.top[first + r];
+      for (int64_t t = 0; t < held; t++) best = std::max(best, scores[t * columns + r]);
+      running.shrink(first + r, best);
+      for (int64_t t = 0; t < held; t++) scores[t * columns + r] -= best;
+    }
+    for (int64_t t = 0; t < held; t++) {
+      float* row = scores.data() + t * columns;
+#pragma omp simd
+      for (int64_t r = 0; r < columns; r++) row[r] = fast_exp(row[r]);
+      for (int64_t r = 0; r < queries; r++) running.total[first + r] += row[r];
+    }
+    const float* value_rows = as_rows(values + tile * value_width, held, value_width, running.width, value_scratch);
+    multiply(queries, running.width, held, scores.data(), 1, columns, value_rows, running.width,
+             running.sum.data() + first * running.width, running.width);
+  }
+}
+
+// The cache of one layer: [slots, kv heads, positions, width], twice
+template <typename T>
+struct Cache {
+  T *keys, *values;
+  int64_t num_kv_heads, num_positions, width, value_width;
+  T* key(int64_t slot, int64_t head, int64_t at) const {
+    return keys + ((slot * num_kv_heads + head) * num_positions + at) * width;
+  }
+  T* value(int64_t slot, int64_t head, int64_t at) const {
+    return values + ((slot * num_kv_heads + head) * num_positions + at) * value_width;
+  }
+};
+
+// Members of group g are slots[firsts[g]] ...; all hold the same first shared[g] positions, which are read from the first's
+template <typename T>
+void decode(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_t k_stride, int64_t v_stride,
+            int64_t num_heads, const Cache<T>& cache, const int64_t* positions, const int64_t* slots, const int64_t* firsts,
+            const int64_t* shared, int64_t num_groups) {
+  const int64_t repeat = num_heads / cache.num_kv_heads, width = cache.width, value_width = cache.value_width;
+  const float scale = 1.f / std::sqrt(float(width));
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < num_groups * cache.num_kv_heads; task++) {
+    const int64_t group = task / cache.num_kv_heads, kv_head = task % cache.num_kv_heads;
+    const int64_t *member = slots + firsts[group], count = firsts[group + 1] - firsts[group], queries = count * repeat;
+    const int64_t columns = round_up(queries, kLanes), own_columns = round_up(repeat, kLanes);
+    Running running(queries, round_up(value_width, kLanes));
+    std::vector<float> turned(width * columns), own(width * own_columns);
+    for (int64_t m = 0; m < count; m++) {
+      const int64_t slot = member[m];
+      std::copy_n(k + slot * k_stride + kv_head * width, width, cache.key(slot, kv_head, positions[slot]));
+      std::copy_n(v + slot * v_stride + kv_head * value_width, value_width, cache.value(slot, kv_head, positions[slot]));
+      for (int64_t r = 0; r < repeat; r++) {
+        const T* query = q + slot * q_stride + (kv_head * repeat + r) * width;
+        for (int64_t i = 0; i < width; i++) turned[i * columns + m * repeat + r] = load(query, i) * scale;
+      }
+    }
+    attend_range(turned, columns, queries, cache.key(member[0], kv_head, 0), cache.value(member[0], kv_head, 0),
+                 shared[group], width, value_width, running, 0);
+    for (int64_t m = 0; m < count; m++) {
+      const int64_t slot = member[m], from = shared[group];
+      for (int64_t i = 0; i < width; i++)
+        std::copy_n(turned.data() + i * columns + m * repeat, repeat, own.data() + i * own_columns);
+      attend_range(own, own_columns, repeat, cache.key(slot, kv_head, from), cache.value(slot, kv_head, from),
+                   positions[slot] + 1 - from, width, value_width, running, m * repeat);
+      for (int64_t r = 0; r < repeat; r++) {
+        T* to = out + (slot * num_heads + kv_head * repeat + r) * value_width;
+        const int64_t query = m * repeat + r;
+        for (int64_t i = 0; i < value_width; i++)
+          store(to, i, running.sum[query * running.width + i] / running.total[query]);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 #define EXPORT(NAME, T)                                                                                                  \
@@ -311,6 +422,14 @@ void segments_backward(const Backward<T>& backward, const Heads<const T>& k, con
     segments_backward<T>(backward, {k, k_stride, width}, {v, v_stride, value_width},                                     \
                          {grad_k, num_kv_heads * width, width}, {grad_v, num_kv_heads * value_width, value_width},       \
                          num_kv_heads, {starts, lengths, firsts, num_roots});                                            \
+  }                                                                                                                      \
+  extern "C" void decode_##NAME(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_t k_stride,          \
+                                int64_t v_stride, int64_t num_heads, T* keys, T* values, int64_t num_kv_heads,           \
+                                int64_t num_positions, int64_t width, int64_t value_width, const int64_t* positions,     \
+                                const int64_t* slots, const int64_t* firsts, const int64_t* shared, int64_t num_groups) { \
+    decode<T>(q, k, v, out, q_stride, k_stride, v_stride, num_heads,                                                     \
+              {keys, values, num_kv_heads, num_positions, width, value_width}, positions, slots, firsts, shared,         \
+              num_groups);                                                                                               \
   }
 EXPORT(f32, float)
 EXPORT(bf16, bf16)
