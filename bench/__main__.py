@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from bench import gap, install, kills, learning, memory, results, rollout
+from bench import gap, install, kills, learning, memory, results, rollout, training
 
 
 def main() -> None:
@@ -16,6 +16,9 @@ def main() -> None:
         learning.add_arguments(commands.add_parser(recipe, help=f"{recipe}: seeds, held-out accuracy, time"), recipe)
     for name in rollout.SHAPES:
         rollout.add_arguments(commands.add_parser(name, help=f"{name} against peers"), name)
+    for name in training.GRPO:
+        training.add_grpo_arguments(commands.add_parser(name, help=f"{name}: a GRPO step against TRL"), name)
+    training.add_sft_arguments(commands.add_parser("sft", help="SFT against TRL and a loop written by hand"))
     commands.add_parser("report", help="make RESULTS.md from the results that are there")
     args = parser.parse_args()
     results.here_and_now()

@@ -16,7 +16,7 @@ READ_BYTES = 1 << 30
 
 
 def bf16_hardware() -> str:
-    """"AMX", "AVX512-bf16" or "": without either a bf16 matmul is emulated, and a large one takes minutes."""
+    """ "AMX", "AVX512-bf16" or "": without either a bf16 matmul is emulated, and a large one takes minutes."""
     if torch.cpu._is_amx_tile_supported():
         return "AMX"
     cpuinfo = Path("/proc/cpuinfo")
@@ -50,6 +50,9 @@ class Limits:
     read_bytes: float
     """Bytes/s of reading memory that no cache holds, measured."""
 
+    def better(self, other: "Limits") -> "Limits":
+        return Limits(max(self.matmul_flops, other.matmul_flops), max(self.read_bytes, other.read_bytes))
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -65,6 +68,7 @@ class Counted:
 
 
 def measure_limits(precision: Precision) -> Limits:
+    """Half a second to a second; the better of two measurements at different times is nearer to the limit."""
     memory = torch.ones(READ_BYTES // 4)
     return Limits(matmul_peak_flops(precision), READ_BYTES / _best(lambda: memory.sum(), 5))
 

@@ -77,18 +77,22 @@ def measure(name: str, args: argparse.Namespace, cases_of: Callable[[Precision],
     notes, samples = [said] if said else [], []
     for precision in chosen:
         limits = measure_limits(precision)
-        notes.append(
-            f"Limits measured here, {precision}: matmul {limits.matmul_flops / 1e9:.0f} GFLOP/s, "
-            f"reading {limits.read_bytes / 1e9:.1f} GB/s, {torch.get_num_threads()} threads."
-        )
+        finished = []
         for case in cases_of(precision):
             taken, absent, versions = run(case, args)
+            limits = limits.better(measure_limits(precision))
+            finished.append((case, taken))
             notes += [f"{case.name}: {reason}" for reason in absent]
+            notes += [f"{side}: {v}." for side, v in versions.items() if f"{side}: {v}." not in notes]
+        for case, taken in finished:
             more, complaints = figures_of(case, taken, limits)
             figures += more
             notes += [f"{case.name}: {complaint}." for complaint in complaints]
             samples += [{"case": case.name, **row} for row in rows_of(taken)]
-            notes += [f"{side}: {v}." for side, v in versions.items() if f"{side}: {v}." not in notes]
+        notes.append(
+            f"Limits measured here, {precision}: matmul {limits.matmul_flops / 1e9:.0f} GFLOP/s, "
+            f"reading {limits.read_bytes / 1e9:.1f} GB/s, {torch.get_num_threads()} threads."
+        )
     command = f"python -m bench {' '.join(sys.argv[1:])}"
     path = Path("runs/bench") / f"{name}-quick.json" if args.quick else None
     return results.write(name, command, figures, " ".join(notes), samples=samples, path=path)

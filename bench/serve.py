@@ -6,6 +6,7 @@ a peer's environment has neither farthing nor its dependencies.
     {"cmd": "stop"}                   ->  the worker leaves
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -47,6 +48,12 @@ class Line:
         self.answer({"ready": True, "versions": {name: metadata.version(name) for name in packages}})
 
 
+def reward_of(completion: str) -> float:
+    """A number in [0, 1) that only the text decides: hardly any two rollouts of a group get the same, so that every one has
+    an advantage, and neither side may skip its backward pass."""
+    return int.from_bytes(hashlib.blake2b(completion.encode(errors="replace"), digest_size=4).digest()) / 2**32
+
+
 def serve(line: Line, packages: Sequence[str], sample: Callable[[int], Answer]) -> None:
     """For work that is one call: `sample(seed)` until told to stop. The first call warms up and is thrown away."""
     sample(-1)
@@ -68,12 +75,12 @@ class Gate:
         self._line, self._packages = line, packages
         self._started: float | None = None
 
-    def step_ended(self, tokens: int, check: Answer) -> None:
-        """Answers for the step that ended, and waits for the next command. Raises Stopped."""
+    def step_ended(self, tokens: int, check: Callable[[], Answer]) -> None:
+        """Answers for the step that ended, and waits for the next command. Raises Stopped. `check` runs off the clock."""
         if self._started is None:
             self._line.ready(self._packages)
         else:
             seconds = time.perf_counter() - self._started
-            self._line.answer({"seconds": seconds, "tokens": tokens, "check": check})
+            self._line.answer({"seconds": seconds, "tokens": tokens, "check": check()})
         self._line.receive()
         self._started = time.perf_counter()
