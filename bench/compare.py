@@ -99,7 +99,7 @@ def measure(name: str, args: argparse.Namespace, cases_of: Callable[[Precision],
 
 
 def run(case: Case, args: argparse.Namespace) -> tuple[list[Sample], list[str], dict[str, str]]:
-    """The samples of all sides, why a peer is absent, and the versions of those that are not. A failure of farthing's is ours."""
+    """The samples of all sides, why a peer is absent, and versions. A side of ours that fails ends the bench."""
     absent: list[str] = []
     samples: list[Sample] = []
     with ExitStack() as stack:
@@ -115,7 +115,7 @@ def run(case: Case, args: argparse.Namespace) -> tuple[list[Sample], list[str], 
                     raise SystemExit(str(error)) from error
                 absent.append(f"{side.name} not measured: {error}")
         versions = {w.side.name: ", ".join(f"{p} {v}" for p, v in w.versions.items()) for w in workers}
-        for number in range(2 * args.samples):
+        for number in range(args.samples if args.quick else 2 * args.samples):
             for worker in list(workers):
                 before = canary(case.precision)
                 try:

@@ -18,7 +18,7 @@ from bench.workers import Side
 from farthing.precision import Precision
 
 MODES: dict[Precision, tuple[str, ...]] = {"fp32": ("fp32",), "bf16": ("autocast", "bf16")}
-"""Our precision -> the peers' ways to train so. farthing's bf16, fp32 masters and bf16 weights in compute, is held against both."""
+"""Our precision -> the peers' ways to train so. Our bf16 (fp32 masters, bf16 weights in compute) is held against both."""
 QUESTIONS = 64
 TRL = "transformers-trl"
 
@@ -116,15 +116,15 @@ def grpo_case(shape: GrpoShape, precision: Precision, problems: Path) -> Case:
 
 
 def measure_sft(args: argparse.Namespace) -> Path:
-    rows, width = (2, 64) if args.quick else (SFT_ROWS, SFT_WIDTH)
-    return compare.measure("sft", args, lambda precision: [sft_case(rows, width, precision, args.quick)])
+    model, rows, width = ("tiny", 2, 64) if args.quick else ("smollm2", SFT_ROWS, SFT_WIDTH)
+    return compare.measure("sft", args, lambda precision: [sft_case(model, rows, width, precision)])
 
 
-def sft_case(rows: int, width: int, precision: Precision, is_trial: bool) -> Case:
-    model = shape_of("smollm2")
+def sft_case(model_name: str, rows: int, width: int, precision: Precision) -> Case:
+    model, is_measured = shape_of(model_name), model_name == "smollm2"
     rng = random.Random(0)
     work: dict[str, Any] = {
-        "model": str(model_folder("smollm2")),
+        "model": str(model_folder(model_name)),
         "threads": torch.get_num_threads(),
         "rows": [[rng.randrange(100, model.vocab_size) for _ in range(width)] for _ in range(rows)],
     }
@@ -138,6 +138,6 @@ def sft_case(rows: int, width: int, precision: Precision, is_trial: bool) -> Cas
         sides,
         lambda tokens: count_training(model, tokens, tokens, width),
         tokens=rows * width,
-        ratios={} if is_trial else SFT_RATIOS,
-        limit=SFT_LIMIT if precision == "bf16" and not is_trial else None,
+        ratios=SFT_RATIOS if is_measured else {},
+        limit=SFT_LIMIT if precision == "bf16" and is_measured else None,
     )
