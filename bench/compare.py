@@ -142,7 +142,7 @@ def steady(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def figures_of(case: Case, samples: Sequence[Sample], limits: Limits) -> tuple[list[Figure], list[str]]:
-    """The case's figures, and what is wrong with them: a ratio of unlike outputs, or on an unsteady machine, reaches nothing."""
+    """The case's figures, and what is wrong with them. Of unlike outputs, or on an unsteady machine, no target is reached."""
     names = list(dict.fromkeys(s.side for s in samples))
     kept, complaints = steady(samples), []
     if not all(any(s.side == name for s in kept) for name in names):
