@@ -15,6 +15,7 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 TAIL_CHARACTERS = 600
+LEAVE_S = 30
 
 
 class WorkerFailed(Exception):
@@ -59,7 +60,11 @@ class Worker:
         self._process = subprocess.Popen(
             [str(python), "-m", side.module], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
         )
-        self.versions: dict[str, str] = self._ask({"cmd": "setup", "work": dict(side.work)})["versions"]
+        self.versions: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Returns when the side has loaded its model and warmed up."""
+        self.versions = self._ask({"cmd": "setup", "work": dict(self.side.work)})["versions"]
 
     def sample(self, seed: int) -> Taken:
         _forget_peak(self._tree())
@@ -67,14 +72,14 @@ class Worker:
         return Taken(answer["seconds"], answer["tokens"], sum(map(_peak, self._tree())), answer["check"])
 
     def close(self) -> None:
-        tree = self._tree()
+        """Asks the side to leave, and sees to it that neither it nor a child of it stays."""
+        children = self._tree()[1:]
         try:
-            self._tell({"cmd": "stop"})
-            self._process.wait(timeout=30)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.communicate(b'{"cmd": "stop"}\n', timeout=LEAVE_S)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-        for process in tree[1:]:
+            self._process.communicate()
+        for process in children:
             if process.is_running():
                 process.kill()
 
@@ -114,6 +119,7 @@ def running(side: Side, python: Path | str = sys.executable) -> Iterator[Worker]
     with tempfile.TemporaryFile() as log:
         worker = Worker(side, python, log)
         try:
+            worker.start()
             yield worker
         finally:
             worker.close()
