@@ -103,7 +103,7 @@ class Worker:
 
     def _said(self) -> str:
         self._log.seek(0)
-        return self._log.read().decode(errors="replace").strip()[-TAIL_CHARACTERS:]
+        return " ".join(self._log.read().decode(errors="replace").split())[-TAIL_CHARACTERS:]
 
     def _tree(self) -> list[psutil.Process]:
         try:
