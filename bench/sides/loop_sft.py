@@ -40,7 +40,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        value = float(loss)
+        value = float(loss.detach())
         check = {"completions": len(tokens), "finite": value - value == 0}
         return {"seconds": time.perf_counter() - started, "tokens": tokens.numel(), "check": check}
 
