@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.results import Figure, write
+from bench.results import Figure, origin_of, write
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,16 @@ def measure(args: argparse.Namespace) -> Path:
         figures,
         note=f"pass@1 on {stages[0]['after']['n']} held-out problems, "
         f"{stages[0]['after']['samples']} samples each, at temperature {stages[0]['after']['temperature']:g}.",
+        origin=origin_of([run_dir_of(args.recipe, seed, args.runs) for seed in args.seeds]),
     )
 
 
+def run_dir_of(recipe: str, seed: int, root: Path) -> Path:
+    return root / f"{recipe}-s{seed}"
+
+
 def run_once(recipe: str, seed: int, root: Path) -> dict[str, Any]:
-    run_dir = root / f"{recipe}-s{seed}"
+    run_dir = run_dir_of(recipe, seed, root)
     command = [
         sys.executable,
         "-m",

@@ -1,9 +1,11 @@
 """Figures with unit, n, interval, seeds, target -> bench/results/NAME.json; all of those -> bench/RESULTS.md."""
 
 import datetime
+import functools
 import json
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,25 +29,66 @@ class Figure:
     ci95: tuple[float, float] | None = None
     seeds: list[int] = field(default_factory=list)
     note: str = ""
+    spread: tuple[float, float] | None = None
+    """Smallest and largest sample, where the value is a median."""
 
 
-def write(name: str, command: str, figures: list[Figure], note: str = "") -> Path:
-    """Stores the figures with commit, date and machine, and makes RESULTS.md anew."""
+@dataclass(frozen=True)
+class Origin:
+    """The code that a figure was measured on, and when."""
+
+    commit: str
+    dirty: bool
+    date: str
+
+
+@functools.cache
+def here_and_now() -> Origin:
+    """This checkout when the measurement began: called once at the start, so that a commit made meanwhile is not named."""
+    # result files that an earlier bench wrote are no change to the code
+    changed = _git("status", "--porcelain", "farthing", "bench", ":!bench/results", ":!bench/RESULTS.md")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Origin(_git("rev-parse", "--short", "HEAD"), bool(changed), now)
+
+
+def origin_of(run_dirs: Sequence[Path]) -> Origin:
+    """The commits that runs were made on, as their run.json has it: a finished run may be older than this checkout."""
+    infos = [json.loads((run_dir / "run.json").read_text()) for run_dir in run_dirs]
+    commits = dict.fromkeys((info["commit"] or "unknown")[:7] for info in infos)
+    # outside a checkout nobody can say whether the code was changed: then it counts as changed
+    dirty = any(info["dirty"] is not False for info in infos)
+    return Origin(", ".join(commits), dirty, max(info["created"] for info in infos))
+
+
+def write(
+    name: str,
+    command: str,
+    figures: list[Figure],
+    note: str = "",
+    *,
+    origin: Origin | None = None,
+    samples: Sequence[Mapping[str, Any]] = (),
+    path: Path | None = None,
+) -> Path:
+    """Stores the figures with commit, date and machine, and makes RESULTS.md anew.
+
+    With a `path` of its own the result is a trial: it goes there, and not into the report.
+    """
     result = {
         "name": name,
         "command": command,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "farthing", "bench")),
+        **asdict(origin or here_and_now()),
         "machine": machine(),
         "note": note,
         "figures": [asdict(f) for f in figures],
+        "samples": list(samples),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    report()
-    return path
+    target = path or RESULTS / f"{name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(result, indent=2) + "\n")
+    if path is None:
+        report()
+    return target
 
 
 def report() -> str:
@@ -55,13 +98,13 @@ def report() -> str:
         "Repeat any of them with the command given.\n"
     ]
     for path in sorted(RESULTS.glob("*.json")):
-        parts.append(_section(json.loads(path.read_text())))
+        parts.append(section(json.loads(path.read_text())))
     text = "\n".join(parts)
     (HERE / "RESULTS.md").write_text(text)
     return text
 
 
-def _section(result: dict[str, Any]) -> str:
+def section(result: dict[str, Any]) -> str:
     m = result["machine"]
     dirty = " with local changes" if result["dirty"] else ""
     lines = [
@@ -71,9 +114,12 @@ def _section(result: dict[str, Any]) -> str:
     ]
     if result["note"]:
         lines.append(f"{result['note']}\n")
-    lines += ["| figure | value | 95% CI | n | seeds | asked for | reached |", "|---|---|---|---|---|---|---|"]
+    is_median = any(f.get("spread") for f in result["figures"])
+    between = "smallest to largest" if is_median else "95% CI"
+    lines += [f"| figure | value | {between} | n | seeds | asked for | reached |", "|---|---|---|---|---|---|---|"]
     for f in result["figures"]:
-        ci = "" if f["ci95"] is None else f"{f['ci95'][0]:.4g} to {f['ci95'][1]:.4g}"
+        bounds = f.get("spread") if is_median else f["ci95"]
+        ci = "" if bounds is None else f"{bounds[0]:.4g} to {bounds[1]:.4g}"
         seeds = ", ".join(map(str, f["seeds"]))
         reached = {True: "yes", False: "**no**", None: ""}[f["reached"]]
         note = f" ({f['note']})" if f["note"] else ""
@@ -89,6 +135,7 @@ def machine() -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(),
         "cores": psutil.cpu_count(logical=False),
         "amx": "amx_bf16" in flags,
+        "avx512_bf16": "avx512_bf16" in flags,
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "platform": platform.platform(),
     }
