@@ -63,6 +63,7 @@ class Engine:
         self._check_lengths(prompts, params)
         if not any(seeds):
             return [[] for _ in prompts]
+        self.model.pack_weights()
         # rounded up, so that how many positions a decode step reads, and how its sums round, depends on this call alone
         # and not on what the cache once held: a resumed attempt starts with an empty one
         longest = round_up(max(len(p) for p in prompts) + params.max_tokens, ROUND_TOKENS)

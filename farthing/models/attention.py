@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from farthing.models.fused import rms_norm, rotate
+from farthing.models.linear import Linear
 from farthing.models.shape import ModelShape
 
 
@@ -63,8 +64,8 @@ class GroupedQueryAttention(nn.Module):
         self.layer = layer
         self.num_heads, self.num_kv_heads, self.head_width = shape.num_heads, shape.num_kv_heads, shape.head_width
         num_all = shape.num_heads + 2 * shape.num_kv_heads
-        self.qkv = nn.Linear(shape.width, num_all * shape.head_width, bias=shape.has_qkv_bias)
-        self.out = nn.Linear(shape.num_heads * shape.head_width, shape.width, bias=False)
+        self.qkv = Linear(shape.width, num_all * shape.head_width, bias=shape.has_qkv_bias)
+        self.out = Linear(shape.num_heads * shape.head_width, shape.width, bias=False)
         self.q_norm = RMSNorm(shape.head_width, shape.norm_eps) if shape.has_qk_norm else None
         self.k_norm = RMSNorm(shape.head_width, shape.norm_eps) if shape.has_qk_norm else None
 

@@ -7,12 +7,12 @@ Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from farthing.models.attention import Attend, GroupedQueryAttention, RMSNorm, attend_causally
 from farthing.models.ffn import DenseFFN
+from farthing.models.linear import Linear, PackedWeight, can_pack
 from farthing.models.mla import LatentAttention
 from farthing.models.moe import MoeFFN, Routing
 from farthing.models.mtp import MtpModule
@@ -59,6 +59,7 @@ class Decoder(nn.Module):
         ahead = range(shape.num_layers, shape.num_layers + shape.mtp_depth)
         self.mtp = nn.ModuleList(MtpModule(shape, build_layer(shape, i)) for i in ahead)
         self.head = None if shape.tie_embeddings else nn.Linear(shape.width, shape.vocab_size, bias=False)
+        self._packed_head = PackedWeight()
         # not a buffer: a model cast to bf16 must keep its angles in fp32
         self._angles: tuple[Tensor, ...] | None = None
 
@@ -102,7 +103,15 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]; for few positions only, a whole batch goes through `models.head`."""
-        return F.linear(hidden, self.head_weight)
+        return self._packed_head.multiply(hidden, self.head_weight)
+
+    def pack_weights(self) -> None:
+        """Gets the weights ready for generation on a CPU (see models/linear.py); needed once after every change of them."""
+        if can_pack(self.head_weight):
+            self._packed_head.refresh(self.head_weight)
+            for module in self.modules():
+                if isinstance(module, Linear):
+                    module.packed.refresh(module.weight)
 
     def _rope(self, num_tokens: int, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         """fp32 cos and sin of the positions asked for, [B or 1, T, H / 2]."""

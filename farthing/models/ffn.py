@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from farthing.models.fused import swiglu
+from farthing.models.linear import Linear
 
 
 class DenseFFN(nn.Module):
@@ -10,8 +11,8 @@ class DenseFFN(nn.Module):
 
     def __init__(self, width: int, ffn_width: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * ffn_width, bias=False)
-        self.down = nn.Linear(ffn_width, width, bias=False)
+        self.gate_up = Linear(width, 2 * ffn_width, bias=False)
+        self.down = Linear(ffn_width, width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         out_BTD: Tensor = self.down(swiglu(self.gate_up(x_BTD)))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from farthing.models.attention import Attend, RMSNorm
 from farthing.models.fused import rotate
+from farthing.models.linear import Linear
 from farthing.models.rope import yarn_softmax_scale
 from farthing.models.shape import MlaShape, ModelShape, YarnScaling
 
@@ -39,13 +40,13 @@ class LatentAttention(nn.Module):
         super().__init__()
         self.layer, self.mla, self.num_heads, self.head_width = layer, mla, shape.num_heads, shape.head_width
         q_rank, N = mla.q_lora_rank, shape.num_heads
-        self.q_down = nn.Linear(shape.width, q_rank, bias=False) if q_rank else None
+        self.q_down = Linear(shape.width, q_rank, bias=False) if q_rank else None
         self.q_norm = RMSNorm(q_rank, LATENT_NORM_EPS) if q_rank else None
-        self.q_up = nn.Linear(q_rank or shape.width, N * shape.head_width, bias=False)
-        self.kv_down = nn.Linear(shape.width, mla.kv_lora_rank + mla.qk_rope_head_width, bias=False)
+        self.q_up = Linear(q_rank or shape.width, N * shape.head_width, bias=False)
+        self.kv_down = Linear(shape.width, mla.kv_lora_rank + mla.qk_rope_head_width, bias=False)
         self.kv_norm = RMSNorm(mla.kv_lora_rank, LATENT_NORM_EPS)
-        self.kv_up = nn.Linear(mla.kv_lora_rank, N * (mla.qk_nope_head_width + mla.v_head_width), bias=False)
-        self.out = nn.Linear(N * mla.v_head_width, shape.width, bias=False)
+        self.kv_up = Linear(mla.kv_lora_rank, N * (mla.qk_nope_head_width + mla.v_head_width), bias=False)
+        self.out = Linear(N * mla.v_head_width, shape.width, bias=False)
         yarn = shape.rope_scaling
         self.softmax_scale = yarn_softmax_scale(yarn) if isinstance(yarn, YarnScaling) else 1.0
 

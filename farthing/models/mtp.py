@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from farthing.models.attention import Attend, RMSNorm
+from farthing.models.linear import Linear
 from farthing.models.moe import Routing
 from farthing.models.shape import ModelShape
 
@@ -22,7 +23,7 @@ class MtpModule(nn.Module):
         super().__init__()
         self.embed_norm = RMSNorm(shape.width, shape.norm_eps)
         self.hidden_norm = RMSNorm(shape.width, shape.norm_eps)
-        self.project = nn.Linear(2 * shape.width, shape.width, bias=False)
+        self.project = Linear(2 * shape.width, shape.width, bias=False)
         self.layer = layer
         self.norm = RMSNorm(shape.width, shape.norm_eps)
 
