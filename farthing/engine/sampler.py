@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from farthing.errors import RecipeError
+from farthing.models.fused import can_fuse, sample_rows
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     if params.temperature == 0:
         zeros = torch.zeros(logits.shape[0], device=logits.device)
         return Sampled(logits.argmax(dim=-1), zeros, torch.ones_like(zeros))
+    uniforms_B = uniform(seeds_B, counters_B)
+    if not params.top_k and params.top_p == 1 and can_fuse(logits):
+        tokens_B, logprobs_B = sample_rows(logits, uniforms_B, params.temperature)
+        return Sampled(tokens_B, logprobs_B, torch.ones_like(logprobs_B))
     scaled = logits / params.temperature if logits is logits_BV else logits.div_(params.temperature)
     probs = torch.softmax(scaled, dim=-1)
     kept_mass = torch.ones(probs.shape[0], device=probs.device)
@@ -57,7 +62,7 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
         probs = _truncate(probs, params.top_k, params.top_p)
         kept_mass = probs.sum(dim=-1)
     cumulative = probs.cumsum(dim=-1)
-    threshold = uniform(seeds_B, counters_B).unsqueeze(1) * cumulative[:, -1:]
+    threshold = uniforms_B.unsqueeze(1) * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, threshold, right=True).clamp_(max=probs.shape[1] - 1)
     chosen = probs.gather(1, tokens)
     # rounding can land the threshold on a token of probability 0 (cut by top-p, or underflowed): take the likeliest

@@ -72,6 +72,15 @@ def decode_attention(
     return out
 
 
+def sample_rows(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """One token a row from softmax(logits / temperature) at the row's uniform number -> int64 tokens, fp32 logprobs, [B]."""
+    logits_BV, rows = logits_BV.contiguous(), len(logits_BV)
+    tokens_B, logprobs_B = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
+    scale = ctypes.c_float(1 / temperature)
+    _call("sample", logits_BV, logits_BV, uniforms_B, tokens_B, logprobs_B, rows, logits_BV.shape[1], scale)
+    return tokens_B, logprobs_B
+
+
 def can_fuse(*tensors: Tensor) -> bool:
     """Whether the kernels exist here and take these tensors."""
     first = tensors[0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from farthing.engine.sampler import Sampled, SamplingParams, sample, uniform
 from farthing.errors import RecipeError
+from farthing.models import fused
 
 MASK = (1 << 64) - 1
 GOLDEN, MIX1, MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -185,3 +186,20 @@ def test_impossible_settings_are_named(wrong: dict[str, float]) -> None:
     ((name, value),) = wrong.items()
     with pytest.raises(RecipeError, match=rf"sampling needs .*got .*{name}={value}"):
         SamplingParams(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(fused.library() is None, reason="no compiler here, or FARTHING_KERNELS=off")
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_kernel_draws_what_plain_pytorch_draws(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,000 rows over 5,000 tokens: the same token but where rounding falls between two, and the same logprob."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 5000, generator=generator) * 2
+    arguments = (logits, SamplingParams(temperature=temperature), torch.arange(4000), torch.zeros(4000, dtype=torch.int64))
+    got = sample(*arguments)
+    broken = sample(torch.full((1, 300), math.nan), SamplingParams(), torch.zeros(1).long(), torch.zeros(1).long())
+    assert torch.isnan(broken.logprobs_B).all()
+    monkeypatch.setattr(fused, "library", lambda: None)
+    wanted = sample(*arguments)
+    same = got.tokens_B == wanted.tokens_B
+    assert same.float().mean() > 0.999
+    torch.testing.assert_close(got.logprobs_B[same], wanted.logprobs_B[same], atol=2e-5, rtol=1e-5)

@@ -1,8 +1,12 @@
-// Elementwise parts of a decoder layer, each in one pass over memory: RMSNorm, SwiGLU, rotary positions, with gradients.
+// Elementwise parts of a decoder layer, each in one pass over memory: RMSNorm, SwiGLU, rotary positions, with gradients;
+// and the draw of a token from logits.
 // Built by fused.py with the system's compiler and called through ctypes; fused.py holds the same functions in PyTorch.
 // Sums run in a fixed order for a fixed number of threads, so results repeat to the bit.
 
 #include <omp.h>
+
+#include <algorithm>
+#include <vector>
 
 #include "numbers.h"
 
@@ -102,6 +106,44 @@ void rotate(const T* x, const float* cos, const float* sin, T* y, int64_t rows, 
   }
 }
 
+// One draw a row by inverse transform: the first token at which the running sum of exp(logit / temperature) passes
+// uniform * total. Sums of kBlock tokens are kept, so only one block is walked token by token.
+template <typename T>
+void sample(const T* logits, const float* uniforms, int64_t* tokens, float* logprobs, int64_t rows, int64_t vocab,
+            float inverse_temperature) {
+  constexpr int64_t kBlock = 256;
+  const int64_t blocks = (vocab + kBlock - 1) / kBlock;
+#pragma omp parallel for schedule(static) if (rows * vocab > kSerialElements)
+  for (int64_t r = 0; r < rows; r++) {
+    const T* row = logits + r * vocab;
+    float top = load(row, 0);
+#pragma omp simd reduction(max : top)
+    for (int64_t i = 0; i < vocab; i++) { float v = load(row, i); top = v > top ? v : top; }
+    std::vector<float> sums(blocks);
+    double total = 0;
+    for (int64_t b = 0; b < blocks; b++) {
+      const int64_t end = std::min(vocab, (b + 1) * kBlock);
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = b * kBlock; i < end; i++) sum += fast_exp((load(row, i) - top) * inverse_temperature);
+      total += sums[b] = sum;
+    }
+    double left = uniforms[r] * total;
+    int64_t block = 0, last = blocks - 1;
+    while (last > 0 && sums[last] == 0) last--;
+    while (block < last && left >= sums[block]) left -= sums[block++];
+    // rounding can leave a rest behind: then it is the last token that has any weight; NaN gives token 0, logprob NaN
+    int64_t token = block * kBlock, chosen = token;
+    for (const int64_t end = std::min(vocab, token + kBlock); token < end && left >= 0; token++) {
+      const float weight = fast_exp((load(row, token) - top) * inverse_temperature);
+      left -= weight;
+      if (weight > 0) chosen = token;
+    }
+    tokens[r] = chosen;
+    logprobs[r] = (load(row, chosen) - top) * inverse_temperature - float(std::log(total));
+  }
+}
+
 }  // namespace
 
 #define EXPORT(NAME, T)                                                                                               \
@@ -119,6 +161,9 @@ void rotate(const T* x, const float* cos, const float* sin, T* y, int64_t rows, 
   extern "C" void rotate_##NAME(const T* x, const float* c, const float* s, T* y, int64_t r, int64_t n, int64_t h,     \
                                 int64_t stride, int64_t periods, float sign) {                                        \
     rotate(x, c, s, y, r, n, h, stride, periods, sign);                                                               \
+  }                                                                                                                   \
+  extern "C" void sample_##NAME(const T* l, const float* u, int64_t* t, float* p, int64_t r, int64_t v, float scale) { \
+    sample(l, u, t, p, r, v, scale);                                                                                  \
   }
 EXPORT(f32, float)
 EXPORT(bf16, bf16)

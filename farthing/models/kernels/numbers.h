@@ -25,8 +25,9 @@ inline void store(bf16* p, int64_t i, float value) {  // round to nearest even; 
   p[i].bits = (word & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : uint16_t(rounded);
 }
 
-// Cephes expf: 2^n times a polynomial; plain arithmetic, so that the compiler vectorises it
+// Cephes expf: 2^n times a polynomial; plain arithmetic, so that the compiler vectorises it. 0 below -87, as -inf must give.
 inline float fast_exp(float x) {
+  const float keep = x < -87.f ? 0.f : 1.f;
   x = x > 88.f ? 88.f : x;
   x = x < -87.f ? -87.f : x;
   float n = std::floor(x * 1.44269504f + 0.5f);
@@ -41,7 +42,7 @@ inline float fast_exp(float x) {
   int32_t exponent = (int32_t(n) + 127) << 23;
   float scale;
   std::memcpy(&scale, &exponent, 4);
-  return e * scale;
+  return e * scale * keep;
 }
 
 }  // namespace
