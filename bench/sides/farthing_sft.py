@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.serve import Line, serve
-from farthing.data.batches import Row
+from farthing.data.batches import Row, microbatches
 from farthing.models.huggingface import load_model
 from farthing.optim import Optimizer
 from farthing.precision import DTYPES
 from farthing.sources import use_threads
+from farthing.stages.objective import Weights
 from farthing.stages.pretrain import update
 
 
@@ -25,9 +26,9 @@ def main() -> None:
 
     def sample(_seed: int) -> dict[str, Any]:
         started = time.perf_counter()
-        loss, grad_norm, _ = update(model, optimizer, rows, work["microbatch_tokens"], 1e-6)
+        tally, grad_norm = update(model, optimizer, microbatches(rows, work["microbatch_tokens"]), 1e-6, Weights(0, 0))
         seconds = time.perf_counter() - started
-        check = {"completions": len(rows), "finite": math.isfinite(loss + grad_norm)}
+        check = {"completions": len(rows), "finite": math.isfinite(tally.loss + grad_norm)}
         return {"seconds": seconds, "tokens": sum(len(r.tokens) for r in rows), "check": check}
 
     serve(line, ("torch",), sample)
