@@ -1,0 +1,1 @@
+"""One command-line verb a file; heavy imports stay inside the functions."""
