@@ -114,6 +114,8 @@ def account_checks(claim: Claim, device_hours: Interval | None) -> list[Check]:
         return []
     if account is None:
         return _unnamed(claim, device_hours)
+    if claim.work == "post-training" and not account.base:
+        return []  # it starts from the model; what that took is another matter
     if claim.work == "reproduction":
         return [_reproduced(claim, account)]
     checks = _cluster(claim, account)

@@ -4,7 +4,7 @@ Decimal, so that money stays exact. Bounds are not negative; the upper one may b
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 
 INFINITY = Decimal("Infinity")
@@ -17,20 +17,23 @@ _ARITHMETIC = Context(prec=40, Emax=9999, Emin=-9999)
 class Interval:
     low: Decimal
     high: Decimal
+    nominal: Decimal | None = field(default=None, compare=False)
+    """What was said, where the ends are its rounding: 80 of 75 to 85."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high:
             raise ValueError(f"an interval runs from a small to a large number, not from {self.low} to {self.high}")
 
     def __mul__(self, other: "Interval") -> "Interval":
-        return Interval(_times(self.low, other.low), _times(self.high, other.high))
+        return Interval(_times(self.low, other.low), _times(self.high, other.high), _times(self.middle, other.middle))
 
     def __truediv__(self, other: "Interval") -> "Interval":
-        return Interval(_over(self.low, other.high), _over(self.high, other.low))
+        low, high = _over(self.low, other.high), _over(self.high, other.low)
+        return Interval(low, high, _over(self.middle, other.middle) if other.middle else None)
 
     def __add__(self, other: "Interval") -> "Interval":
         with localcontext(_ARITHMETIC):
-            return Interval(self.low + other.low, self.high + other.high)
+            return Interval(self.low + other.low, self.high + other.high, self.middle + other.middle)
 
     def scaled(self, factor: Decimal | int | float) -> "Interval":
         return self * exactly(factor)
@@ -40,7 +43,7 @@ class Interval:
 
     def common(self, other: "Interval") -> "Interval":
         """What both allow; they must meet."""
-        return Interval(max(self.low, other.low), min(self.high, other.high))
+        return Interval(max(self.low, other.low), min(self.high, other.high), self.nominal)
 
     def hull(self, other: "Interval") -> "Interval":
         return Interval(min(self.low, other.low), max(self.high, other.high))
@@ -48,11 +51,13 @@ class Interval:
     def widened(self, share: Decimal | float) -> "Interval":
         """By a share of itself on both sides."""
         part = Decimal(str(share))
-        return Interval(_times(self.low, 1 - part), _times(self.high, 1 + part))
+        return Interval(_times(self.low, 1 - part), _times(self.high, 1 + part), self.nominal)
 
     @property
     def middle(self) -> Decimal:
-        """The one number to show: the middle, or the end that is known."""
+        """The one number to show: what was said, else the middle, or the end that is known."""
+        if self.nominal is not None:
+            return self.nominal
         if self.high == INFINITY:
             return self.low
         with localcontext(_ARITHMETIC):

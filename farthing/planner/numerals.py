@@ -99,7 +99,7 @@ def _read(match: re.Match[str]) -> Numeral:
     if exponent:
         value = _power(number, exponent, raw)
         half = min(_power(place / 2, exponent, raw).low, value.low * _ABOUT)
-        return _checked(Numeral(match.start(), match.end(), Interval(value.low - half, value.low + half), raw))
+        return _checked(Numeral(match.start(), match.end(), Interval(value.low - half, value.low + half, value.low), raw))
     letter = groups["letter"] or groups["tee"] or groups["capital"] or ""
     suffix = (groups["word"] or groups["short"] or letter).lower()
     scale = _SCALES[suffix] if suffix else 0
@@ -130,7 +130,7 @@ def _digits(digits: str) -> tuple[Decimal, Decimal]:
 
 def _rounded(number: Decimal, place: Decimal) -> Interval:
     half = min(place / 2, number * _ABOUT)
-    return Interval(number - half, number + half)
+    return Interval(number - half, number + half, number)
 
 
 def _power(number: Decimal, exponent: str, raw: str) -> Interval:
@@ -157,13 +157,13 @@ def _joined(first: Numeral, second: Numeral, gap: str, text: str) -> Numeral | N
         return None
     if match["joint"] == "and" and not re.search(r"\bbetween (?:about )?\S{0,8}$", text[max(0, first.start - 24) : first.start]):
         return None
-    low = first.value
-    if second.scale > first.scale == 0 and first.value.middle.scaleb(second.scale) <= second.value.high:
-        low = low.scaled(_ONE.scaleb(second.scale))
-    if low.low > second.value.high or second.value.high == INFINITY:
+    low, high = first.value.middle, second.value.middle
+    if second.scale > first.scale == 0 and low.scaleb(second.scale) <= high:
+        low = low.scaleb(second.scale)
+    if low > high or high == INFINITY:
         return None
     raw = text[first.start : second.end]
-    return Numeral(first.start, second.end, low.hull(second.value), raw, second.scale, second.letter)
+    return Numeral(first.start, second.end, Interval(low, high), raw, second.scale, second.letter)
 
 
 def _hedged(text: str, found: list[Numeral]) -> Iterator[Numeral]:
@@ -177,11 +177,11 @@ def _hedged(text: str, found: list[Numeral]) -> Iterator[Numeral]:
 def _bounded(numeral: Numeral, hedge: str) -> Numeral:
     low, middle, high = numeral.value.low, numeral.value.middle, numeral.value.high
     bounds = {
-        "about": Interval(min(low, middle * (1 - _ABOUT)), max(high, middle * (1 + _ABOUT))),
-        "under": Interval(middle * _NEARLY, middle),
-        "below": Interval(Decimal(0), middle),
-        "above": Interval(middle, INFINITY),
-        "just_over": Interval(middle, middle * (1 + _ABOUT)),
+        "about": Interval(min(low, middle * (1 - _ABOUT)), max(high, middle * (1 + _ABOUT)), middle),
+        "under": Interval(middle * _NEARLY, middle, middle),
+        "below": Interval(Decimal(0), middle, middle),
+        "above": Interval(middle, INFINITY, middle),
+        "just_over": Interval(middle, middle * (1 + _ABOUT), middle),
     }
     if hedge not in bounds:
         return numeral

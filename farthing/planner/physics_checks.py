@@ -230,4 +230,6 @@ def _percent(share: Interval) -> str:
         return f"at least {low:.3g}%"
     if low == 0:
         return f"at most {high:.3g}%"
-    return f"{low:.3g}%" if high <= low * 1.02 else f"{low:.3g}% to {high:.3g}%"
+    if high <= low * 1.02 or (share.nominal is not None and high <= low * 1.7):
+        return f"{float(share.middle) * 100:.4g}%"
+    return f"{low:,.4g}% to {high:,.4g}%"
