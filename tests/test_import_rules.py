@@ -19,13 +19,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rollout", "eval", "run", "clock", "probe"),
     ("stages", "pipeline"),
     ("summary", "symptoms", "doctor", "plot", "live", "artefact", "evaluation", "inference", "forecast"),
-    ("cli", "__main__"),
+    ("cli", "__main__", "verbs"),
 )
 """From the bottom up. Within a layer imports are free; a layer may import those below it, never those above.
 A name stands for all below it, unless a longer one is listed: `models.shape` is arithmetic that prices are made of."""
 
 TORCH_FREE = ("config", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape")
-TORCH_FREE_ROOMS = ("ledger", "tasks", "rewards", "symptoms")
+TORCH_FREE_ROOMS = ("ledger", "tasks", "rewards", "symptoms", "planner")
 
 
 def module_name(path: Path) -> str:

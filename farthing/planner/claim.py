@@ -49,6 +49,7 @@ class Claim:
     """What the claim itself says is left out."""
     year: int | None = None
     is_moe: bool = False
+    is_lora: bool = False
     assumed: tuple[str, ...] = ()
     """How the text was read where it could be read otherwise."""
     conflicts: tuple[str, ...] = ()

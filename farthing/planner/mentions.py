@@ -100,6 +100,8 @@ def _mention(kind: str, match: re.Match[str], table: dict[str, Numeral], names: 
     numeral = table[groups["n"]] if groups.get("n") else None
     second = table[groups["n2"]] if groups.get("n2") else None
     value = numeral.value if numeral else exactly(1)
+    if numeral and numeral.unhedged and kind == "hours" and _DURING.search(match.string[: match.start()][-30:]):
+        value = numeral.unhedged
     mark = groups.get("d") or groups.get("dn")
     device = names.devices[mark] if mark else None
     mention = Mention(
@@ -110,6 +112,8 @@ def _mention(kind: str, match: re.Match[str], table: dict[str, Numeral], names: 
     return _READERS.get(kind, _as_it_is)(mention, groups, second, match[0])
 
 
+_DURING = re.compile(r"(?<!for )(?<!took )(?<!takes )(?<!taking )(?<!needed )(?<!required )(?<!lasted )(?<!well )(?<!just )(?<!ran )\bover $")
+"""Over 80 hours: in the course of them, unless a verb of lasting goes before."""
 Groups = dict[str, str | None]
 Reader = Callable[[Mention, Groups, Numeral | None, str], Mention | None]
 
@@ -253,6 +257,7 @@ _PATTERNS: list[tuple[str, re.Pattern[str]]] = [
         ("nodes_of", rf"{_N}[ -](?:{_ADJECTIVE}|{_D2}[ -])?(?:{_NODE}|dgx(?: systems?)?|hgx(?: systems?)?)(?: ?(?:,|\(|of|with|each with|each having|having|each holding|holding|containing|and|x|-|equipped with|that each have|each))* ?{_N2}[ x*-]*{_ADJECTIVE}@(?P<dn>[a-z]+)@(?: ?@[a-z]+@)*(?: each| per node| in each)?"),
         ("nodes_of", rf"{_N} ?(?:x )?{_N2}[ -]?(?:x ?)?@(?P<dn>[a-z]+)@[ -](?:@[a-z]+@[ -])?(?:nodes|servers|machines|boxes|hosts|instances)\b"),
         ("per_node", rf"{_N} {_ADJECTIVE}{_D}(?:s)? ?(?:per|/|a|in each|each|on each|in every|on every) ?{_NODE}\b"),
+        ("per_node", rf"{_N} (?:per|a|in each|each|on each|to a) ?{_NODE}\b"),
         ("nodes", rf"{_N}[ -](?:{_ADJECTIVE}(?:{_D}[ -]?)*)(?:dgx|hgx)?[ -]?(?:{_NODE}|systems)\b"),
         ("nodes", rf"{_N}[ -](?:nvidia )?(?:dgx|hgx)(?:[ -]?{_D})?(?: (?:systems?|pods?))?"),
         ("nodes", rf"\b(?:a|one|single) (?:single )?(?:8-gpu )?(?:{_D}[ -])(?:@[a-z]+@[ -])?{_NODE}\b"),

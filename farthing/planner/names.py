@@ -75,7 +75,7 @@ def mark_names(plain_text: str) -> Names:
     names.text = _mask_models(names)
     names.text = _GLUED_HOURS.sub(r"\1 hours", names.text)
     names.text = _GENERIC.sub(lambda m: _mark(names.devices, ANY_DEVICE, "@"), names.text)
-    names.text = _MEMORY.sub(" ", names.text)
+    names.text = re.sub(r" {2,}", " ", _MEMORY.sub(" ", names.text)).replace("overnight", "in 6 to 16 hours")
     year = _DATE.search(names.text)
     names.year = int(re.findall(r"(?:19|20)\d\d", year[0])[-1]) if year else None
     names.text = _DATE.sub(" ", names.text)

@@ -28,7 +28,7 @@ _NUMBER = re.compile(
     r"(?: ?[xX*] ?10 ?(?:\^|\*\*) ?\{?(?P<power>[+-]?\d{1,6})\}?|[eE](?P<exponent>[+-]?\d{1,6})(?![\w])|"
     rf"(?:{_SCALED}))?|(?P<words>\b(?:{WORDED})\b))"
 )
-CURRENCY = r"(?:(?<![a-z])(?:us|s|a|c|hk|nt|sg) ?\$|\$|(?<![a-z])(?:usd|eur|gbp|cny|rmb|jpy|inr|krw|chf))"
+CURRENCY = r"(?:(?<![a-z'])(?:us|s|a|c|hk|nt|sg)\$|(?<![a-z])us \$|\$|(?<![a-z])(?:usd|eur|gbp|cny|rmb|jpy|inr|krw|chf))"
 _HEDGES = {
     "just over": r"just (?:over|above)|a (?:little|bit) (?:over|more than)|slightly (?:over|more than|above)",
     "under": r"nearly|almost|just (?:under|short of|shy of|below)|close to|approaching",
@@ -49,6 +49,7 @@ _AFTER = re.compile(
     r"(?P<below>,? or (?:less|fewer)\b)|(?P<about>,? or so\b|-?ish\b|,? give or take)"
 )
 _RANGE = re.compile(rf" ?(?P<joint>-|to|or|and|through|~)(?: about| around| roughly)? ?(?:{CURRENCY} ?)?$")
+_NEGATIVE = re.compile(rf"(?:^|[^\w\s)] |[a-z] |[(])(?:- ?{CURRENCY}? ?\d[\d,.]*(?![\d,.]*[a-z ]*-)|\bminus (?:\d[\d,.]*|one|two|three|five|ten)\b)")
 _ABOUT, _NEARLY = Decimal("0.1"), Decimal("0.85")
 _ONE = Decimal(1)
 
@@ -68,10 +69,15 @@ class Numeral:
     """Digits and nothing else, not hedged: 512, which for devices is exact."""
     other: Interval | None = None
     """The second reading of 1.000: one thousand."""
+    unhedged: Interval | None = None
+    """The value without its "over": over 80 hours may be during 80 hours."""
 
 
 def numerals(text: str) -> list[Numeral]:
     """All numbers of a plain text, in order, ranges joined. DataError for one beyond any quantity."""
+    negative = _NEGATIVE.search(text)
+    if negative:
+        raise DataError(f"a quantity cannot be negative: {negative[0].strip()!r}. Give what was held, spent or used.")
     found: list[Numeral] = []
     for match in _NUMBER.finditer(text):
         numeral = _read(match)
@@ -84,6 +90,11 @@ def numerals(text: str) -> list[Numeral]:
     return list(_hedged(text, found))
 
 
+def digits(text: str) -> Interval:
+    """Plain digits, with what rounds to them."""
+    return _rounded(*_digits(text))
+
+
 def _read(match: re.Match[str]) -> Numeral:
     raw, groups = match[0], match.groupdict()
     if groups["words"]:
@@ -93,8 +104,8 @@ def _read(match: re.Match[str]) -> Numeral:
         return Numeral(match.start(), match.end(), value, raw, scale, is_count=value.low == value.high)
     if groups["bare"]:
         return _checked(Numeral(match.start(), match.end(), _power(_ONE, groups["bare"], raw), raw))
-    digits = groups["digits"]
-    number, place = _digits(digits)
+    figures = groups["digits"]
+    number, place = _digits(figures)
     exponent = groups["power"] or groups["exponent"]
     if exponent:
         value = _power(number, exponent, raw)
@@ -105,22 +116,22 @@ def _read(match: re.Match[str]) -> Numeral:
     scale = _SCALES[suffix] if suffix else 0
     value = _rounded(number, place).scaled(_ONE.scaleb(scale))
     other = None
-    if not suffix and re.fullmatch(r"\d{1,3}\.\d{3}", digits):
+    if not suffix and re.fullmatch(r"\d{1,3}\.\d{3}", figures):
         other = _rounded(number * 1000, place * 1000)
     is_count = not suffix and number == number.to_integral_value()
     return _checked(Numeral(match.start(), match.end(), value, raw, scale, letter, is_count, other))
 
 
-def _digits(digits: str) -> tuple[Decimal, Decimal]:
+def _digits(text: str) -> tuple[Decimal, Decimal]:
     """The number, and the worth of its last digit that is not a padding zero."""
-    if digits.endswith(" 1/2"):
-        return Decimal(digits[:-4]) + Decimal("0.5"), Decimal("0.5")
-    if re.fullmatch(r"\d+,\d{1,2}", digits):
-        plain = digits.replace(",", ".")
-    elif re.fullmatch(r"\d{1,3}(?:\.\d{3}){2,}", digits):
-        plain = digits.replace(".", "")
+    if text.endswith(" 1/2"):
+        return Decimal(text[:-4]) + Decimal("0.5"), Decimal("0.5")
+    if re.fullmatch(r"\d+,\d{1,2}", text):
+        plain = text.replace(",", ".")
+    elif re.fullmatch(r"\d{1,3}(?:\.\d{3}){2,}", text):
+        plain = text.replace(".", "")
     else:
-        plain = re.sub(r"[ ,'_]", "", digits)
+        plain = re.sub(r"[ ,'_]", "", text)
     number = Decimal(plain)
     if "." in plain:
         return number, _ONE.scaleb(-len(plain.partition(".")[2]))
@@ -185,4 +196,4 @@ def _bounded(numeral: Numeral, hedge: str) -> Numeral:
     }
     if hedge not in bounds:
         return numeral
-    return replace(numeral, value=bounds[hedge], is_count=False)
+    return replace(numeral, value=bounds[hedge], is_count=False, unhedged=numeral.value)

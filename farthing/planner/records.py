@@ -18,7 +18,7 @@ from farthing.planner.claim import Boundary, Claim, DeviceGroup, Work
 from farthing.planner.hardware import catalogue, find_device
 from farthing.planner.interval import Interval, exactly
 from farthing.planner.names import mark_names
-from farthing.planner.numerals import numerals
+from farthing.planner.numerals import digits, numerals
 from farthing.planner.sentence import read_sentence
 from farthing.planner.wording import plain
 
@@ -40,7 +40,7 @@ _COLUMNS = {
     "n_devices": ("devices", "1"),
 }  # fmt: skip
 _KINDS: dict[str, Work] = {
-    "full_run": "training", "projection": "training", "throughput": "training", "mlperf_run": "training", "claim": "unknown",
+    "full_run": "training", "projection": "reproduction", "throughput": "reproduction", "mlperf_run": "reproduction", "claim": "unknown",
     "rl_run": "post-training", "rl_step": "post-training", "mlperf_lora": "post-training", "throughput-finetune": "post-training",
 }  # fmt: skip
 _NO_EVIDENCE = {"dollars_per_gpu_hour", "TFLOPs_per_gpu", "tokens_per_s_per_gpu", "MFU_reported"}
@@ -82,6 +82,9 @@ def _described(given: Mapping[str, Any]) -> str:
 def figure(value: Any, where: str, is_count: bool = False) -> Interval:
     """A number, or words with one number in them. DataError for what is none, or is negative."""
     text = str(value).strip()
+    if re.fullmatch(r"\d{1,30}(?:\.\d{1,30})?", text):
+        number = digits(text)
+        return exactly(number.middle) if is_count and number.middle % 1000 else number
     found = numerals(plain(f"a {text}")) if re.search(r"[\w]", text) and len(text) < 200 else []
     if len(found) != 1 or re.search(r"(?:^|[^\w.)])-\s?[\d.]", text) or re.fullmatch(r"[+-]?(?:nan|inf|infinity)", text.lower()):
         raise DataError(f"{where}: {text[:60]!r} is no quantity. Give one number that is not negative, such as 147000, 147K or '3 to 4'.")
@@ -103,6 +106,17 @@ def _one_of(value: str, allowed: tuple[str, ...], where: str) -> str:
     if value not in allowed:
         raise DataError(f"{where}: {value[:60]!r}; allowed: {', '.join(a for a in allowed if a)}.")
     return value
+
+
+def exchange_rates(given: list[str]) -> dict[str, Decimal]:
+    """["CNY=0.14"] -> dollars for one unit of each currency."""
+    rates = {}
+    for text in given:
+        code, _, dollars = text.partition("=")
+        if not re.fullmatch(r"[A-Za-z]{3}", code) or not re.fullmatch(r"\d{1,9}(?:\.\d{1,12})?", dollars) or not Decimal(dollars):
+            raise DataError(f"--rate {text[:40]!r}: give CODE=dollars for one unit, for example --rate CNY=0.14.")
+        rates[code.upper()] = Decimal(dollars)
+    return rates
 
 
 def claims_in_file(path: Path, rates: Mapping[str, Decimal] | None = None) -> list[Claim]:
@@ -177,13 +191,20 @@ def _from_row(row: dict[str, str], where: str) -> Claim:
         source=row.get("source", ""),
         models=tuple(dict.fromkeys(names.models.values())) if names else (),
         devices=(DeviceGroup(count, device.key if device else ""),) if hardware or count else (),
-        precision=next((p for p in ("fp4", "fp8", "bf16", "fp16") if p in row.get("precision", "").lower()), ""),
+        precision=_precision(row.get("precision", "").lower(), row.get("kind", "")),
+        is_lora=row.get("kind") == "mlperf_lora",
         work=_named_work(name, kind),
         boundary=_boundary(name),
         is_moe=is_moe,
         derived=frozenset({"gpu_hours": "device_hours", "days": "hours", "n_devices": "devices"}.get(d, d) for d in derived),
         assumed=(f"hardware {hardware!r} is in no catalogue",) if hardware and device is None else (),
     )
+
+
+def _precision(text: str, kind: str) -> str:
+    """MLPerf results do not state the format: 8 bits are assumed, which is lenient."""
+    found = next((p for p in ("fp4", "fp8", "bf16", "fp16") if p in text), "")
+    return found or ("fp8" if kind.startswith("mlperf") else "")
 
 
 def _below(active: Interval | None, params: Interval | None) -> bool:

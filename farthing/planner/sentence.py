@@ -20,7 +20,7 @@ _CLUSTER_USD_PER_HOUR = 18
 """An hourly price above this, with no word what for, is of all devices together: no single one costs that."""
 _WORK: list[tuple[Work, str]] = [
     ("serving", r"\bserv(?:e|ed|ing) (?:the |it|users|requests|traffic|one day)|\binference (?:cost|service|bill)|\bper day to run\b|\bserving\b"),
-    ("reproduction", r"\bre-?produc|\breplicat|\brecreat|\bre-?implement|\bcop(?:y|ied) of\b"),
+    ("reproduction", r"\bre-?produc|\breplicat|\brecreat|\bre-?implement|\bcop(?:y|ied) of\b|\b(?:could|would|can|might) (?:be|have been) (?:pre-?)?trained"),
     ("post-training", r"\bfine-?tun|\bpost-?train|\bsft\b|\blora\b|\bdistill|\balign|\bgrpo\b|\bppo\b|\brl\b|\bdpo\b|\breinforcement|\bcontinu\w+ (?:pre-?)?train"),
     ("buying", r"\bbought|\bbuying|\bbuy\b|\bpurchas|\bcapex|\bcapital expend|\bspent on (?:hardware|gpus|servers|@)|\bowns?\b|\bhardware (?:spend|cost|bill)|\bserver capex|\bworth of (?:hardware|gpus|@)|\binvest"),
     ("training", r"\btrain|\bpre-?train|\bfrom scratch|\bbuil[dt]\b|\btook\b|\brun\b|\bcost"),
@@ -65,7 +65,12 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
     devices = _devices(said, reading, notes)
     count = total(g.count for g in devices if g.count is not None) if any(g.count for g in devices) else None
     tokens, params = _tokens(one("tokens", "tokens"), one("epochs", "epochs"), notes), _params(said, reading, notes)
+    hours = _hours(said, reading, notes, conflicts)
     device_hours = one("device_hours", "device-hours")
+    more = _beside(said, reading, count, hours, device_hours)
+    if more is not None:
+        notes.append("device-hours: devices times time, and those stated beside it")
+        device_hours = more
     per_token = one("device_hours_per_token", "device-hours per token")
     if device_hours is None and per_token is not None and tokens is not None:
         device_hours = per_token * tokens
@@ -80,7 +85,7 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
         text=text.strip(),
         models=tuple(dict.fromkeys(reading.names.models[m] for m in re.findall(r"&([a-z]+)&", _without_asides(reading)))),
         devices=devices,
-        hours=_hours(said, reading, notes, conflicts),
+        hours=hours,
         device_hours=device_hours,
         usd=_together(dollars, "dollars", reading, notes, conflicts),
         usd_per_device_hour=_hourly(said, count, rates, notes),
@@ -101,6 +106,8 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
         excludes=tuple(m[1].strip() for m in _EXCLUDES.finditer(words)),
         year=reading.names.year,
         is_moe=bool(re.search(r"\bmoe\b|mixture[- ]of[- ]experts", words)),
+        is_lora=bool(re.search(r"\bq?lora\b", words)),
+        derived=frozenset({"device_hours"}) if more is not None else frozenset(),
         assumed=tuple(notes),
         conflicts=tuple(conflicts),
     )  # fmt: skip
@@ -160,6 +167,17 @@ def _hours(said: list[Mention], reading: Reading, notes: list[str], conflicts: l
         conflicts.append(f"time: {parts[0].raw} and {parts[1].raw} are given for the same run")
         return parts[1].value
     return _together(parts, "time", reading, notes, conflicts)
+
+
+def _beside(
+    said: list[Mention], reading: Reading, count: Interval | None, hours: Interval | None, stated: Interval | None
+) -> Interval | None:
+    """512 GPUs for 278 hours, plus 5K GPU-hours for data: the sum."""
+    if count is None or hours is None or stated is None or stated.high > (count * hours).low / 5:
+        return None
+    mention = next(m for m in said if m.kind == "device_hours")
+    before = reading.text[max(0, mention.start - 24) : mention.start]
+    return count * hours + stated if re.search(r"\b(?:plus|and|with|another|additional|further|as well as)\b", before) else None
 
 
 def _devices(said: list[Mention], reading: Reading, notes: list[str]) -> tuple[DeviceGroup, ...]:
