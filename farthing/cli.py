@@ -353,5 +353,7 @@ def _print_json(value: Any) -> None:
 
 
 from farthing.verbs.claim import claim  # noqa: E402
+from farthing.verbs.compare import compare  # noqa: E402
 
 app.command()(claim)
+app.command()(compare)

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine", "checkpoint", "sources"),
     ("rollout", "eval", "run", "clock", "probe"),
     ("stages", "pipeline"),
-    ("summary", "symptoms", "doctor", "plot", "live", "artefact", "evaluation", "inference", "forecast"),
+    ("summary", "symptoms", "doctor", "plot", "live", "artefact", "evaluation", "inference", "forecast", "planner.figure"),
     ("cli", "__main__", "verbs"),
 )
 """From the bottom up. Within a layer imports are free; a layer may import those below it, never those above.
