@@ -74,7 +74,7 @@ def account_of(claim: Claim) -> Account | None:
     """Of the model that the claim names; with several, of the one that builds on another."""
     known = {name: account for account in accounts().values() for name in account.names}
     named = [known[plain] for plain in map(_plain, claim.models) if plain in known]
-    return max(named, key=lambda account: bool(account.base), default=None)
+    return max(named, key=lambda account: (bool(account.base), len(account.lines)), default=None)
 
 
 def _plain(name: str) -> str:
@@ -88,7 +88,9 @@ def parts(account: Account) -> list[Part]:
     lines = [Part(name=line.name, device_hours=line.device_hours, usd=line.usd) for line in account.lines]
     found = [own] + (lines if len(lines) > 1 else [])
     if account.base:
-        base = _sum(accounts()[account.base], f"its base model {accounts()[account.base].name}").model_copy(update={"has_base": True})
+        base = _sum(accounts()[account.base], f"its base model {accounts()[account.base].name}").model_copy(
+            update={"has_base": True}
+        )
         both = Part(
             name=f"{account.name} together with its base model {accounts()[account.base].name}",
             device_hours=own.device_hours + base.device_hours,
@@ -142,7 +144,14 @@ def _at_least(claim: Claim, account: Account) -> list[Check]:
         return []
     says = f"Its maker says more than ${short(account.at_least_usd)} ({account.source})."
     if claim.usd.high < account.at_least_usd:
-        return [Check("published account", "needs", says, f"it counts less than its maker, who says more than ${short(account.at_least_usd)}")]
+        return [
+            Check(
+                "published account",
+                "needs",
+                says,
+                f"it counts less than its maker, who says more than ${short(account.at_least_usd)}",
+            )
+        ]
     return [Check("published account", "note", says)]
 
 
@@ -181,9 +190,7 @@ def _cluster(claim: Claim, account: Account) -> list[Check]:
     return [Check("published account", "fail" if _has_dollars(account) else "note", says)]  # else "up to", or an assumption
 
 
-def _both(
-    account: Account, claim: Claim, device_hours: Interval, usd_parts: list[Part], hour_parts: list[Part]
-) -> Check:
+def _both(account: Account, claim: Claim, device_hours: Interval, usd_parts: list[Part], hour_parts: list[Part]) -> Check:
     assert claim.usd is not None
     same = [part for part in usd_parts if part in hour_parts]
     if same:
@@ -216,7 +223,9 @@ def _dollars(account: Account, claim: Claim, usd_parts: list[Part]) -> Check:
         if claim.boundary == "full development":
             return _not_development(account, says)
         left_out = account.excludes if not part.has_base else accounts()[account.base].excludes
-        return Check("published account", "needs", says, f"it means {part.name}, and leaves out: {'; '.join(left_out)}", (_means(part),))
+        return Check(
+            "published account", "needs", says, f"it means {part.name}, and leaves out: {'; '.join(left_out)}", (_means(part),)
+        )
     near = [p for p in parts(account) if p.usd and claim.usd.meets(exactly(p.usd).widened(0.15))]
     if claim.boundary == "full development" and near:
         return _not_development(account, f"{said} is near the {_price(near[0])} of {near[0].name}.")
@@ -248,7 +257,9 @@ def _hours(account: Account, device_hours: Interval, hour_parts: list[Part]) -> 
     if hour_parts:
         says = f"{spoken(device_hours)} device-hours are those of {hour_parts[0].name} ({account.source})."
         return Check("published account", "pass", says)
-    says = f"{account.source} gives {short(total.device_hours)} device-hours for {account.name}, the claim {spoken(device_hours)}."
+    says = (
+        f"{account.source} gives {short(total.device_hours)} device-hours for {account.name}, the claim {spoken(device_hours)}."
+    )
     differ = "leaves out" if device_hours.high < total.device_hours else "adds"
     need = f"it {differ} {short(abs(total.device_hours - device_hours.middle))} device-hours against the source's count"
     return Check("published account", "needs", says, need, (f"{short(total.device_hours)} device-hours",))
@@ -282,14 +293,21 @@ def _unnamed(claim: Claim, device_hours: Interval | None) -> list[Check]:
 
 
 def _not_development(account: Account, says: str) -> Check:
-    return Check("published account", "fail", f"{says} That is not the cost of development: it leaves out {'; '.join(account.excludes)}.")
+    return Check(
+        "published account", "fail", f"{says} That is not the cost of development: it leaves out {'; '.join(account.excludes)}."
+    )
 
 
 def _slipped(account: Account, usd: Interval) -> Part | None:
     """The same three digits, another power of ten."""
     for part in parts(account):
         for power in (-3, -2, -1, 1, 2, 3):
-            if part.usd and len(part.usd.normalize().as_tuple().digits) > 1 and usd.low > 0 and usd.meets(exactly(part.usd.scaleb(power)).widened(0.005)):
+            if (
+                part.usd
+                and len(part.usd.normalize().as_tuple().digits) > 1
+                and usd.low > 0
+                and usd.meets(exactly(part.usd.scaleb(power)).widened(0.005))
+            ):
                 return part
     return None
 

@@ -28,7 +28,7 @@ def spoken(value: Interval, unit: str = "", money: bool = False) -> str:
         return f"at least {sign}{short(low)}{tail}"
     if low == 0:
         return f"at most {sign}{short(high)}{tail}"
-    if high <= low * Decimal("1.3") and value.nominal is not None or high <= low * Decimal("1.005"):
+    if (high <= low * Decimal("1.3") and value.nominal is not None) or high <= low * Decimal("1.005"):
         return f"{sign}{short(value.middle)}{tail}"
     return f"{sign}{short(low)} to {sign}{short(high)}{tail}"
 

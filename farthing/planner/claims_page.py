@@ -15,7 +15,13 @@ from farthing.planner.verdict import Judgement, Verdict
 COLOURS: dict[Verdict, str] = {
     "consistent": "green", "consistent only if": "yellow", "inconsistent": "bold red", "not checkable": "cyan",
 }  # fmt: skip
-_SIGNS = {"pass": ("ok", "green"), "needs": ("only if", "yellow"), "fail": ("no", "red"), "open": ("?", "cyan"), "note": ("-", "dim")}
+_SIGNS = {
+    "pass": ("ok", "green"),
+    "needs": ("only if", "yellow"),
+    "fail": ("no", "red"),
+    "open": ("?", "cyan"),
+    "note": ("-", "dim"),
+}
 _FIGURES = (
     ("devices", "num_devices", "", False), ("time", "hours", "h", False), ("device-hours", "device_hours", "", False),
     ("dollars", "usd", "", True), ("per device-hour", "usd_per_device_hour", "", True), ("per device", "usd_per_device", "", True),

@@ -25,7 +25,9 @@ def comparison_png(rows: Sequence[Row]) -> bytes:
         for place, (axes, name) in enumerate(zip(panels, QUANTITIES, strict=True)):
             _panel(axes, rows, name, place)
         figure.subplots_adjust(left=0.17, right=0.985, top=1 - 0.75 / height, bottom=0.62 / height, wspace=0.06)
-        figure.text(0.01, 0.12 / height, "filled: boundaries align (rental of the successful runs)   hollow: they do not", size=8)
+        figure.text(
+            0.01, 0.12 / height, "filled: boundaries align (rental of the successful runs)   hollow: they do not", size=8
+        )
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
@@ -42,7 +44,7 @@ def _panel(axes: Axes, rows: Sequence[Row], name: str, place: int) -> None:
             _point(axes, y, row, value, cells(row)[list(QUANTITIES).index(name)])
     known = [float(value.middle) for _, _, value in shown if value is not None and value.middle > 0]
     if known:
-        axes.set_xlim(min(known) / 6, max(known) * 120)  # room for the labels on the right
+        axes.set_xlim(min(known) / 6, max(known) * 100 * (max(known) / min(known)) ** 0.2)  # room for the labels
     axes.set_ylim(len(rows) - 0.4, -0.6)
     if place:
         axes.tick_params(axis="y", length=0, labelleft=False)
@@ -55,5 +57,7 @@ def _panel(axes: Axes, rows: Sequence[Row], name: str, place: int) -> None:
 def _point(axes: Axes, y: int, row: Row, value: Interval, label: str) -> None:
     colour = VERMILION if row.is_own else BLUE if row.is_aligned else GREY
     marker = "<" if value.low == 0 else "o" if value.high.is_finite() else ">"
-    axes.plot([float(value.middle)], [y], marker, color=colour, markersize=7, markerfacecolor=colour if row.is_aligned else "white")
+    axes.plot(
+        [float(value.middle)], [y], marker, color=colour, markersize=7, markerfacecolor=colour if row.is_aligned else "white"
+    )
     axes.annotate(label, (float(value.middle), y), (8, 0), textcoords="offset points", va="center", size=7.5, color=INK)

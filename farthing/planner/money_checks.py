@@ -52,7 +52,10 @@ def time_check(claim: Claim) -> list[Check]:
     if product.widened(_NEAR).meets(stated):
         need = "not all devices were held all the time, or hours outside the run are counted"
         return [Check("device-hours", "needs", says, need)]
-    readings = [f"{spoken(stated / count, 'h')} on {spoken(count)} devices", f"{spoken(stated / hours)} devices for {spoken(hours, 'h')}"]
+    readings = [
+        f"{spoken(stated / count, 'h')} on {spoken(count)} devices",
+        f"{spoken(stated / hours)} devices for {spoken(hours, 'h')}",
+    ]
     if (product * exactly(8)).widened(_NEAR).meets(stated):
         readings.insert(0, f"{spoken(count)} nodes of 8 devices")
     return [Check("device-hours", "fail", says, readings=tuple(readings))]
@@ -96,7 +99,10 @@ def _product(claim: Claim, usd: Interval, hours: Interval, price: Interval) -> C
     says = f"{spoken(hours)} device-hours x {spoken(price, money=True)} = {spoken(made, money=True)}; stated: {spoken(usd, money=True)}."
     if made.widened(_AGREE).meets(usd):
         return Check("dollars", "pass", says)
-    readings = (f"{spoken(usd / price)} device-hours at {spoken(price, money=True)}", f"{spoken(made, money=True)} for {spoken(hours)} device-hours")
+    readings = (
+        f"{spoken(usd / price)} device-hours at {spoken(price, money=True)}",
+        f"{spoken(made, money=True)} for {spoken(hours)} device-hours",
+    )
     return Check("dollars", "fail", says, readings=readings)
 
 
@@ -119,9 +125,20 @@ def _against_book(claim: Claim, price: Interval, hours: Hours | None, book: Pric
     if not price.meets(Interval(low * POSSIBLE[0], high * POSSIBLE[1])):
         return [Check("price", "fail", says, readings=readings)]
     if not kind and not any(g.key for g in claim.devices):
-        return [Check("price", "needs", says, f"its devices are of a kind that costs {spoken(price, money=True)} an hour; it names none")]
+        return [
+            Check(
+                "price",
+                "needs",
+                says,
+                f"its devices are of a kind that costs {spoken(price, money=True)} an hour; it names none",
+            )
+        ]
     if not price.meets(Interval(low * ORDINARY[0], high * ORDINARY[1])):
-        how = "spot, owned or subsidised hardware" if price.high < low else "on-demand prices of a large cloud, or more than the devices"
+        how = (
+            "spot, owned or subsidised hardware"
+            if price.high < low
+            else "on-demand prices of a large cloud, or more than the devices"
+        )
         return [Check("price", "needs", says, f"a {name}-hour cost {spoken(price, money=True)} ({how})", readings)]
     return [Check("price", "pass", says)]
 
@@ -140,7 +157,11 @@ def _readings(claim: Claim, hours: Hours | None, market: Interval, price: Interv
         f"{spoken(claim.usd / exactly(one))} device-hours at ${short(one)}",
         f"{spoken(hours.value * exactly(one), money=True)} for {spoken(hours.value)} device-hours",
     ]
-    if claim.num_devices is not None and hours.from_product and (price / exactly(8)).meets(Interval(market.low * ORDINARY[0], market.high * ORDINARY[1])):
+    if (
+        claim.num_devices is not None
+        and hours.from_product
+        and (price / exactly(8)).meets(Interval(market.low * ORDINARY[0], market.high * ORDINARY[1]))
+    ):
         found.insert(0, f"{spoken(claim.num_devices)} nodes of 8 devices each")
     return tuple(found)
 
@@ -148,7 +169,7 @@ def _readings(claim: Claim, hours: Hours | None, market: Interval, price: Interv
 def _without_hours(claim: Claim, usd: Interval) -> list[Check]:
     count = claim.num_devices
     missing = "the number of devices and the time" if count is None else "the time for which the devices were held"
-    if count is not None and claim.work == "buying" or claim.boundary == "hardware" and count is not None:
+    if (count is not None and claim.work == "buying") or (claim.boundary == "hardware" and count is not None):
         return [_purchase(usd / count, usd, count)]
     if count is not None and claim.hours is None and (usd / count).low > SERVER_USD_PER_DEVICE.low:
         return [_purchase(usd / count, usd, count)]

@@ -17,13 +17,7 @@ _GENERIC = re.compile(
     r"(?:ai )?processors?|graphics processors?)(?![a-z])(?:'s)?"
 )
 _GLUED_HOURS = re.compile(r"(?<![a-z])([gtnx]pu)(?:h|hrs?|hours?)(?![a-z])")
-_FAMILIES = (
-    "deepseek gpt chatgpt llama codellama olmo qwen qwq mistral mixtral gemma phi falcon palm gemini claude grok kimi bloom opt "
-    "pythia nemotron yi glm minimax gopher chinchilla bert t5 starcoder vicuna alpaca stablelm mpt dbrx jetmoe tinyllama smollm "
-    "nanochat nanogpt tinyzero sky-t1 s1 openthinker deepscaler light-r1 open-r1 open-rs open-reasoner-zero simplerl simplerl-zoo "
-    "apertus lamda megatron mt-nlg galactica bloomberggpt yalm internlm baichuan ernie hunyuan pangu aquila ling switch meena "
-    "dolly gpt-j gpt-neox stable-diffusion satori sky-t1 tulu nova granite exaone solar cosmos whisper"
-).split()
+_FAMILIES = ["deepseek", "gpt", "chatgpt", "llama", "codellama", "olmo", "qwen", "qwq", "mistral", "mixtral", "gemma", "phi", "falcon", "palm", "gemini", "claude", "grok", "kimi", "bloom", "opt", "pythia", "nemotron", "yi", "glm", "minimax", "gopher", "chinchilla", "bert", "t5", "starcoder", "vicuna", "alpaca", "stablelm", "mpt", "dbrx", "jetmoe", "tinyllama", "smollm", "nanochat", "nanogpt", "tinyzero", "sky-t1", "s1", "openthinker", "deepscaler", "light-r1", "open-r1", "open-rs", "open-reasoner-zero", "simplerl", "simplerl-zoo", "apertus", "lamda", "megatron", "mt-nlg", "galactica", "bloomberggpt", "yalm", "internlm", "baichuan", "ernie", "hunyuan", "pangu", "aquila", "ling", "switch", "meena", "dolly", "gpt-j", "gpt-neox", "stable-diffusion", "satori", "sky-t1", "tulu", "nova", "granite", "exaone", "solar", "cosmos", "whisper"]
 _FAMILY = "|".join(sorted(map(re.escape, set(_FAMILIES)), key=len, reverse=True))
 _SIZE = r"(?:8x)?\d+(?:\.\d+)?[bm](?![a-z0-9])"
 _MODEL = re.compile(
@@ -34,8 +28,12 @@ _MODEL = re.compile(
     r"[a-z][a-z0-9.]*(?:-[a-z0-9.]+)*-\d+(?:\.\d+)?[bm](?![a-z0-9])"
     r")(?:'s)?"
 )
-_PRECISION = re.compile(r"(?<![a-z0-9])(?:(bf16|bfloat16)|(fp16|float16)|(?:mx)?(fp8)|(?:nv|mx)?(fp4)|fp32|tf32|int8|float32)(?![a-z0-9])")
-_MEMORY = re.compile(r"(?<![a-z0-9.])\(?\d{1,4}(?:\.\d+)? ?[gt]i?b(?:/s|ps)?\)?(?![a-z])(?: of (?:v?ram|hbm|memory|storage|data|text))?")
+_PRECISION = re.compile(
+    r"(?<![a-z0-9])(?:(bf16|bfloat16)|(fp16|float16)|(?:mx)?(fp8)|(?:nv|mx)?(fp4)|fp32|tf32|int8|float32)(?![a-z0-9])"
+)
+_MEMORY = re.compile(
+    r"(?<![a-z0-9.])\(?\d{1,4}(?:\.\d+)? ?[gt]i?b(?:/s|ps)?\)?(?![a-z])(?: of (?:v?ram|hbm|memory|storage|data|text))?"
+)
 _WEB = re.compile(r"https?://\S{1,300}|\barxiv:?\s?\d{4}\.\d{4,5}(?:v\d+)?|\b\w+\.(?:com|org|net)/\S{0,200}")
 _MONTH = r"(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?"
 _DATE = re.compile(
@@ -129,6 +127,6 @@ def _precision(match: re.Match[str], names: Names) -> str:
 
 
 def size_in(model: str) -> str:
-    """"llama-2-70b" -> "70b"; nothing for 8x7b, whose size is not the product."""
+    """ "llama-2-70b" -> "70b"; nothing for 8x7b, whose size is not the product."""
     match = re.search(r"(?<![x0-9.])(\d+(?:\.\d+)?[bm])(?![a-z0-9])", model)
     return match[1] if match else ""

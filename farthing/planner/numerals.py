@@ -49,7 +49,9 @@ _AFTER = re.compile(
     r"(?P<below>,? or (?:less|fewer)\b)|(?P<about>,? or so\b|-?ish\b|,? give or take)"
 )
 _RANGE = re.compile(rf" ?(?P<joint>-|to|or|and|through|~)(?: about| around| roughly)? ?(?:{CURRENCY} ?)?$")
-_NEGATIVE = re.compile(rf"(?:^|[^\w\s)] |[a-z] |[(])(?:- ?{CURRENCY}? ?\d[\d,.]*(?![\d,.]*[a-z ]*-)|\bminus (?:\d[\d,.]*|one|two|three|five|ten)\b)")
+_NEGATIVE = re.compile(
+    rf"(?:^|[^\w\s)] |[a-z] |[(])(?:- ?{CURRENCY}? ?\d[\d,.]*(?![\d,.]*[a-z ]*-)|\bminus (?:\d[\d,.]*|one|two|three|five|ten)\b)"
+)
 _ABOUT, _NEARLY = Decimal("0.1"), Decimal("0.85")
 _ONE = Decimal(1)
 
@@ -166,7 +168,9 @@ def _joined(first: Numeral, second: Numeral, gap: str, text: str) -> Numeral | N
     match = _RANGE.search(" " + gap if gap[:1] != " " else gap)
     if match is None or match.start() > 1:
         return None
-    if match["joint"] == "and" and not re.search(r"\bbetween (?:about )?\S{0,8}$", text[max(0, first.start - 24) : first.start]):
+    if match["joint"] == "and" and not re.search(
+        r"\bbetween (?:about )?\S{0,8}$", text[max(0, first.start - 24) : first.start]
+    ):
         return None
     low, high = first.value.middle, second.value.middle
     if second.scale > first.scale == 0 and low.scaleb(second.scale) <= high:
@@ -178,11 +182,13 @@ def _joined(first: Numeral, second: Numeral, gap: str, text: str) -> Numeral | N
 
 
 def _hedged(text: str, found: list[Numeral]) -> Iterator[Numeral]:
+    """About, over, under and their like, before the number or after it; what stands after becomes part of it."""
     for numeral in found:
         before = _HEDGE.search(text[max(0, numeral.start - 40) : numeral.start].lower())
         after = _AFTER.match(text[numeral.end :][:24].lower())
-        hedge = (before or after) and next(name for name, got in (before or after).groupdict().items() if got)  # type: ignore[union-attr]
-        yield _bounded(numeral, hedge or "")
+        match = before or after
+        hedge = next((name for name, got in match.groupdict().items() if got), "") if match else ""
+        yield _bounded(replace(numeral, end=numeral.end + (after.end() if after else 0)), hedge)
 
 
 def _bounded(numeral: Numeral, hedge: str) -> Numeral:

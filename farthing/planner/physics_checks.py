@@ -50,7 +50,10 @@ def training_work(claim: Claim) -> Work | None:
     if params is None or tokens is None:
         return None
     factor = 4 if claim.is_lora else 6  # low-rank adapters: no gradients of the frozen weights
-    return Work((params * tokens).scaled(factor), f"{factor} x {spoken(params)} parameters x {spoken(tokens)} tokens" + "".join(f"; {h}" for h in how))
+    return Work(
+        (params * tokens).scaled(factor),
+        f"{factor} x {spoken(params)} parameters x {spoken(tokens)} tokens" + "".join(f"; {h}" for h in how),
+    )
 
 
 def compute_checks(claim: Claim) -> list[Check]:
@@ -59,7 +62,14 @@ def compute_checks(claim: Claim) -> list[Check]:
     work, hours = training_work(claim), device_hours(claim)
     if work is None:
         if claim.tokens is not None and (claim.params is not None or claim.is_moe):
-            checks.append(Check("compute", "open", "FLOPs of a mixture of experts are 6 x active parameters x tokens.", "the active parameters"))
+            checks.append(
+                Check(
+                    "compute",
+                    "open",
+                    "FLOPs of a mixture of experts are 6 x active parameters x tokens.",
+                    "the active parameters",
+                )
+            )
         return checks
     if hours is None or hours.value.high == 0:
         missing = "the devices and the time" if claim.num_devices is None else "the time"
@@ -89,6 +99,7 @@ def _any_device(work: Work, hours: Interval, missing: str) -> list[Check]:
 
 def _peak(claim: Claim, kinds: list[Device], precision: str) -> float:
     """Per device; of several kinds the mean by count, where counts are known."""
+
     def peak(device: Device) -> float:
         return (device.largest_peak_flops() if precision == "largest" else device.peak_flops(precision)) or 0.0
 
@@ -101,7 +112,9 @@ def _utilisation(claim: Claim, work: Work, hours: Interval, kinds: list[Device])
     share = work.flops / (seconds * exactly(_peak(claim, kinds, "bf16")))
     best = work.flops / (seconds * exactly(_peak(claim, kinds, "largest")))
     name = "/".join(d.key for d in kinds)
-    says = f"{spoken(work.flops, 'FLOP')} ({work.how}) in {spoken(hours)} {name}-hours: {_percent(share)} of the dense 16-bit peak.".replace("times of", "times")
+    says = f"{spoken(work.flops, 'FLOP')} ({work.how}) in {spoken(hours)} {name}-hours: {_percent(share)} of the dense 16-bit peak.".replace(
+        "times of", "times"
+    )
     if best.low > 1:
         needed = work.flops / exactly(_peak(claim, kinds, "bf16") * _SECONDS * 0.4)
         readings = [f"{spoken(needed)} {name}-hours, at 40% of the peak"]
@@ -111,7 +124,14 @@ def _utilisation(claim: Claim, work: Work, hours: Interval, kinds: list[Device])
     if share.low > 1 and claim.precision != "fp8":
         return [Check("compute", "needs", says, "it trained in 8-bit arithmetic")]
     if (best if claim.precision == "fp8" else share).low > HIGHEST_MFU:
-        return [Check("compute", "needs", says, f"{_percent(share)} of the peak was reached, which training runs outside benchmarks do not report")]
+        return [
+            Check(
+                "compute",
+                "needs",
+                says,
+                f"{_percent(share)} of the peak was reached, which training runs outside benchmarks do not report",
+            )
+        ]
     checks = [_low(claim, share, says)]
     if claim.mfu is not None:
         checks.append(_stated_mfu(claim, claim.mfu, [share, best], says))
@@ -120,7 +140,12 @@ def _utilisation(claim: Claim, work: Work, hours: Interval, kinds: list[Device])
 
 def _low(claim: Claim, share: Interval, says: str) -> Check:
     if share.high < LOWEST_MFU and claim.work in ("training", "unknown"):
-        return Check("compute", "needs", says, "most of the hours went into other work than 6 N D counts (a teacher, long context, restarts, evaluation)")
+        return Check(
+            "compute",
+            "needs",
+            says,
+            "most of the hours went into other work than 6 N D counts (a teacher, long context, restarts, evaluation)",
+        )
     return Check("compute", "pass", says)
 
 
@@ -130,8 +155,12 @@ def _stated_mfu(claim: Claim, stated: Interval, implied: list[Interval], says: s
     if any(value.widened(tolerance).meets(stated) for value in implied):
         return Check("utilisation", "pass", said)
     if implied[0].high < stated.low and implied[0].high > stated.low / 3:
-        return Check("utilisation", "pass", f"{said} The hours hold more than the steps (restarts, evaluation): a wider scope, no error.")
-    need = "the utilisation is of a part of the run" if implied[0].high < stated.low else "the hours leave out a part of the run"
+        return Check(
+            "utilisation", "pass", f"{said} The hours hold more than the steps (restarts, evaluation): a wider scope, no error."
+        )
+    need = (
+        "the utilisation is of a part of the run" if implied[0].high < stated.low else "the hours leave out a part of the run"
+    )
     return Check("utilisation", "needs", said, need)
 
 
@@ -170,7 +199,9 @@ def _throughput(claim: Claim, device: Device, params: Interval, tokens_per_s: In
     says = f"6 x {spoken(params)} parameters x {spoken(tokens_per_s)} tokens/s = {spoken(needed, 'FLOP/s')} per {device.key}."
     trained = claim.work != "post-training"  # LoRA needs 4 N a token, and rollouts are no training steps
     if needed.low > (device.largest_peak_flops() or 0) and trained and claim.precision != "fp4":
-        return [Check("throughput", "fail", f"{says} Its peak is {short(device.largest_peak_flops() or 0)}: physically impossible.")]
+        return [
+            Check("throughput", "fail", f"{says} Its peak is {short(device.largest_peak_flops() or 0)}: physically impossible.")
+        ]
     if rate is None:
         return []
     if trained and not claim.is_lora and rate.high < needed.low * Decimal("0.88"):
@@ -185,7 +216,9 @@ def energy_checks(claim: Claim) -> list[Check]:
     if claim.kwh is not None:
         if hours is None or watts is None or hours.value.high == 0:
             missing = "the device-hours" if hours is None else "the power of the device"
-            checks.append(Check("energy", "open", f"{spoken(claim.kwh, 'kWh')} cannot be held against power and time.", missing))
+            checks.append(
+                Check("energy", "open", f"{spoken(claim.kwh, 'kWh')} cannot be held against power and time.", missing)
+            )
         else:
             checks.append(_power(claim.kwh, hours.value, watts, kinds[0].key))
     if claim.tco2 is not None:
@@ -211,7 +244,12 @@ def _carbon(claim: Claim, hours: Interval | None, watts: float | None) -> Check:
     if kwh is None and hours is not None and watts is not None and hours.high > 0:
         kwh, how = hours.scaled(Decimal(str(watts)) / 1000), " at board power"
     if kwh is None:
-        return Check("emissions", "open", f"{spoken(claim.tco2, 'tCO2')} cannot be held against energy.", "the energy, or devices and hours")
+        return Check(
+            "emissions",
+            "open",
+            f"{spoken(claim.tco2, 'tCO2')} cannot be held against energy.",
+            "the energy, or devices and hours",
+        )
     each = claim.tco2.scaled(1000) / kwh
     says = f"{spoken(claim.tco2, 'tCO2')} / {spoken(kwh, 'kWh')}{how} = {spoken(each, 'kg/kWh')}."
     if each.meets(KG_PER_KWH):

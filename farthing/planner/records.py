@@ -86,8 +86,14 @@ def figure(value: Any, where: str, is_count: bool = False) -> Interval:
         number = digits(text)
         return exactly(number.middle) if is_count and number.middle % 1000 else number
     found = numerals(plain(f"a {text}")) if re.search(r"[\w]", text) and len(text) < 200 else []
-    if len(found) != 1 or re.search(r"(?:^|[^\w.)])-\s?[\d.]", text) or re.fullmatch(r"[+-]?(?:nan|inf|infinity)", text.lower()):
-        raise DataError(f"{where}: {text[:60]!r} is no quantity. Give one number that is not negative, such as 147000, 147K or '3 to 4'.")
+    if (
+        len(found) != 1
+        or re.search(r"(?:^|[^\w.)])-\s?[\d.]", text)
+        or re.fullmatch(r"[+-]?(?:nan|inf|infinity)", text.lower())
+    ):
+        raise DataError(
+            f"{where}: {text[:60]!r} is no quantity. Give one number that is not negative, such as 147000, 147K or '3 to 4'."
+        )
     if is_count and found[0].is_count and found[0].value.middle % 1000:
         return exactly(found[0].value.middle)
     return found[0].value
@@ -113,7 +119,11 @@ def exchange_rates(given: list[str]) -> dict[str, Decimal]:
     rates = {}
     for text in given:
         code, _, dollars = text.partition("=")
-        if not re.fullmatch(r"[A-Za-z]{3}", code) or not re.fullmatch(r"\d{1,9}(?:\.\d{1,12})?", dollars) or not Decimal(dollars):
+        if (
+            not re.fullmatch(r"[A-Za-z]{3}", code)
+            or not re.fullmatch(r"\d{1,9}(?:\.\d{1,12})?", dollars)
+            or not Decimal(dollars)
+        ):
             raise DataError(f"--rate {text[:40]!r}: give CODE=dollars for one unit, for example --rate CNY=0.14.")
         rates[code.upper()] = Decimal(dollars)
     return rates

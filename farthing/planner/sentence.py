@@ -31,8 +31,12 @@ _BOUNDARIES: list[tuple[Boundary, str]] = [
     ("all attempts", r"including (?:failed|all) (?:runs|attempts|experiments)|all (?:attempts|experiments|runs)|failed runs included|with (?:failures|restarts)"),
     ("final runs", r"final (?:training )?runs?|official training|successful runs?|(?:only|just) the (?:final|training) |rental (?:cost|price)|compute (?:cost )?(?:only|alone)|gpu (?:rental|time)|@ rental|excluding (?:prior|earlier|research|ablation|failed)|does not include|for the rl |rl (?:stages?|training|phase|runs?) (?:alone|only)"),
 ]  # fmt: skip
-_EXCLUDES = re.compile(r"(?:exclud(?:es|ing)|not (?:including|counting)|does not include|without(?: counting)?|on top of) ([^.;,#&]{3,60})")
-_SAME = re.compile(r"^[\s_,]*(?:\(|or|i\.e\.|that is|which is|=|equals?|equivalent to|meaning|in other words|a total of|totall?ing|in total|for a total of|amounting to)")
+_EXCLUDES = re.compile(
+    r"(?:exclud(?:es|ing)|not (?:including|counting)|does not include|without(?: counting)?|on top of) ([^.;,#&]{3,60})"
+)
+_SAME = re.compile(
+    r"^[\s_,]*(?:\(|or|i\.e\.|that is|which is|=|equals?|equivalent to|meaning|in other words|a total of|totall?ing|in total|for a total of|amounting to)"
+)
 _UNION = re.compile(r"^[\s$_]*(?:to|-|or|and up to)[\s$_]*(?:about |roughly |around )?(?:us)?\$?$")
 
 
@@ -41,7 +45,9 @@ def read_sentence(text: str, rates: Mapping[str, Decimal] | None = None) -> Clai
     words = plain(text)
     reading = read_mentions(words)
     claim = _assembled(text, reading, rates or {}, lambda mention: mention.value)
-    unclear = [m for m in reading.mentions if m.other is not None and m.kind in ("devices", "usd", "device_hours", "nodes", "nodes_of")]
+    unclear = [
+        m for m in reading.mentions if m.other is not None and m.kind in ("devices", "usd", "device_hours", "nodes", "nodes_of")
+    ]
     if not unclear:
         return claim
     second = _assembled(text, reading, rates or {}, lambda m: m.other if m.other is not None else m.value)
@@ -148,7 +154,8 @@ def _ranges(mentions: list[Mention], reading: Reading) -> list[Mention]:
     kept: list[Mention] = []
     for mention in mentions:
         if kept and _UNION.match(reading.text[kept[-1].end : mention.start] or "x"):
-            kept[-1] = replace(kept[-1], value=kept[-1].value.hull(mention.value), end=mention.end)
+            low, high = sorted((kept[-1].value.middle, mention.value.middle))
+            kept[-1] = replace(kept[-1], value=Interval(low, high), end=mention.end)
         else:
             kept.append(mention)
     return kept
@@ -160,10 +167,16 @@ def _hours(said: list[Mention], reading: Reading, notes: list[str], conflicts: l
     for mention in (m for m in said if m.kind == "hours"):
         gap = reading.text[parts[-1].end : mention.start] if parts else ""
         if parts and re.fullmatch(r"[ ,]*(?:and )?", gap) and mention.value.high < parts[-1].value.low:
-            parts[-1] = replace(parts[-1], value=parts[-1].value + mention.value, end=mention.end, raw=f"{parts[-1].raw} {mention.raw}")
+            parts[-1] = replace(
+                parts[-1], value=parts[-1].value + mention.value, end=mention.end, raw=f"{parts[-1].raw} {mention.raw}"
+            )
         else:
             parts.append(mention)
-    if len(parts) == 2 and re.search(r"^[\s,]*(?:or|i\.e\.|\()", reading.text[parts[0].end : parts[1].start]) and not parts[0].value.meets(parts[1].value):
+    if (
+        len(parts) == 2
+        and re.search(r"^[\s,]*(?:or|i\.e\.|\()", reading.text[parts[0].end : parts[1].start])
+        and not parts[0].value.meets(parts[1].value)
+    ):
         conflicts.append(f"time: {parts[0].raw} and {parts[1].raw} are given for the same run")
         return parts[1].value
     return _together(parts, "time", reading, notes, conflicts)

@@ -77,7 +77,11 @@ class Judgement:
             "checks": [{"name": c.name, "outcome": c.outcome, "says": c.says, "needs": c.needs} for c in self.checks],
             "read_as": read_as(self.claim),
             "assumed": list(self.claim.assumed),
-            "boundary": {"named": self.claim.boundary or None, "says_it_excludes": list(self.claim.excludes), "not_included": list(self.not_included)},
+            "boundary": {
+                "named": self.claim.boundary or None,
+                "says_it_excludes": list(self.claim.excludes),
+                "not_included": list(self.not_included),
+            },
         }
 
 
@@ -119,10 +123,21 @@ def _nothing_to_hold(claim: Claim, checks: list[Check]) -> list[Check]:
     if any(check.outcome in ("pass", "fail", "needs", "open") for check in checks):
         return []
     if not claim.has_figures:
-        return [Check("figures", "open", "The claim states no quantity.", "devices, time, dollars, tokens or energy: any two of them")]
+        return [
+            Check(
+                "figures", "open", "The claim states no quantity.", "devices, time, dollars, tokens or energy: any two of them"
+            )
+        ]
     hours = device_hours(claim)
     if hours is not None:
-        return [Check("figures", "open", f"{spoken(hours.value)} device-hours and nothing to hold them against.", "dollars, tokens and parameters, or energy")]
+        return [
+            Check(
+                "figures",
+                "open",
+                f"{spoken(hours.value)} device-hours and nothing to hold them against.",
+                "dollars, tokens and parameters, or energy",
+            )
+        ]
     given = ", ".join(read_as(claim)) or "nothing"
     return [Check("figures", "open", f"Stated: {given}.", "devices and time, or device-hours")]
 
@@ -135,7 +150,9 @@ def _of_two_readings(claim: Claim, first: Judgement, second: Judgement) -> Judge
         check = Check("figures", "note", f"{asked}: neither reading agrees.")
     else:
         meant = "thousands" if reading == 0 else "a decimal point"
-        check = Check("figures", "needs" if chosen.verdict != "not checkable" else "note", f"{asked}.", f"the point marks {meant}")
+        check = Check(
+            "figures", "needs" if chosen.verdict != "not checkable" else "note", f"{asked}.", f"the point marks {meant}"
+        )
     verdict: Verdict = "consistent only if" if chosen.verdict == "consistent" else chosen.verdict
     return Judgement(chosen.claim, verdict, (*chosen.checks, check))
 

@@ -79,7 +79,9 @@ def _claims(file: Path | None, every: bool, given: dict[str, Any], rates: list[s
     ways = [name for name, used in (("FILE", file), ("--all", every), ("--text or figures", given)) if used]
     if len(ways) != 1:
         got = f"got {' and '.join(ways)}" if ways else "got none"
-        raise DataError(f"give one of: a FILE, --text with a sentence, figures such as --devices, or --all; {got}. See farthing claim --help.")
+        raise DataError(
+            f"give one of: a FILE, --text with a sentence, figures such as --devices, or --all; {got}. See farthing claim --help."
+        )
     from farthing.planner.library import library
     from farthing.planner.records import claim_from, claims_in_file, exchange_rates
 

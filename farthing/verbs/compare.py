@@ -10,7 +10,9 @@ from rich.console import Console
 
 
 def compare(
-    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run directory; without it the published runs alone.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run directory; without it the published runs alone.")
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write one HTML page that needs no other file.")] = None,
     png: Annotated[Path | None, typer.Option("--png", help="Write the plot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
