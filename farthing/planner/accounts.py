@@ -194,7 +194,8 @@ def _both(account: Account, claim: Claim, device_hours: Interval, usd_parts: lis
     assert claim.usd is not None
     same = [part for part in usd_parts if part in hour_parts]
     if same:
-        says = f"{spoken(claim.usd, money=True)} and {spoken(device_hours)} device-hours are those of {same[0].name} ({account.source})."
+        both = f"{spoken(claim.usd, money=True)} and {spoken(device_hours)} device-hours"
+        says = f"{both} are those of {same[0].name} ({account.source})."
         if claim.boundary == "full development":
             return _not_development(account, says)
         return Check("published account", "pass", says)
@@ -202,12 +203,14 @@ def _both(account: Account, claim: Claim, device_hours: Interval, usd_parts: lis
     readings = tuple(_means(part) for part in (usd_parts or [total])[:1])
     if usd_parts and hour_parts:
         says = (
-            f"{spoken(claim.usd, money=True)} is the price of {usd_parts[0].name} ({short(usd_parts[0].device_hours)} device-hours), but "
+            f"{spoken(claim.usd, money=True)} is the price of {usd_parts[0].name} "
+            f"({short(usd_parts[0].device_hours)} device-hours), but "
             f"{spoken(device_hours)} device-hours are {hour_parts[0].name} alone, {_price(hour_parts[0])} ({account.source})."
         )
         return Check("published account", "fail", says, readings=(*readings, *map(_means, hour_parts[:1])))
     says = (
-        f"{account.source} gives {_price(total)} for {short(total.device_hours)} device-hours of {account.name}; no line of it has "
+        f"{account.source} gives {_price(total)} for {short(total.device_hours)} device-hours of {account.name}; "
+        f"no line of it has "
         f"{spoken(claim.usd, money=True)} with {spoken(device_hours)} device-hours."
     )
     return Check("published account", "fail", says, readings=readings)
@@ -235,7 +238,8 @@ def _dollars(account: Account, claim: Claim, usd_parts: list[Part]) -> Check:
     slipped = _slipped(account, claim.usd)
     if slipped:
         power = abs((claim.usd.middle / (slipped.usd or 1)).log10().to_integral_value())
-        says = f"{said} has the digits of {_price(slipped)} for {slipped.name} with the point {power} places off ({account.source})."
+        digits = f"the digits of {_price(slipped)} for {slipped.name}"
+        says = f"{said} has {digits} with the point {power} places off ({account.source})."
         return Check("published account", "fail", says, readings=(_means(slipped),))
     if claim.usd.high < (total.usd or 0):
         says = f"{said} is less than the {_price(total)} that {account.source} gives, and none of its lines."
@@ -317,4 +321,5 @@ def _price(part: Part) -> str:
 
 
 def _means(part: Part) -> str:
-    return f"{short(part.device_hours)} device-hours{f' at ${short(part.usd / part.device_hours)}, {_price(part)}' if part.usd else ''}: {part.name}"
+    priced = f" at ${short(part.usd / part.device_hours)}, {_price(part)}" if part.usd else ""
+    return f"{short(part.device_hours)} device-hours{priced}: {part.name}"

@@ -24,7 +24,8 @@ _SIGNS = {
 }
 _FIGURES = (
     ("devices", "num_devices", "", False), ("time", "hours", "h", False), ("device-hours", "device_hours", "", False),
-    ("dollars", "usd", "", True), ("per device-hour", "usd_per_device_hour", "", True), ("per device", "usd_per_device", "", True),
+    ("dollars", "usd", "", True), ("per device-hour", "usd_per_device_hour", "", True),
+    ("per device", "usd_per_device", "", True),
     ("parameters", "params", "", False), ("active parameters", "active_params", "", False), ("tokens", "tokens", "", False),
     ("training FLOP", "flops", "", False), ("energy", "kwh", "kWh", False), ("emissions", "tco2", "tCO2", False),
 )  # fmt: skip

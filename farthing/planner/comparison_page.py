@@ -67,8 +67,10 @@ def html_page(rows: Sequence[Row], title: str, plot_png: bytes | None) -> str:
         picture = f'<img alt="the same quantities as a plot" src="data:image/png;base64,{data}">'
     legend = "".join(f"<li><b>{html.escape(b)}</b>: {html.escape(m)}</li>" for b, m in BOUNDARIES.items())
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style></head>'
-        f"<body><h1>{html.escape(title)}</h1>{picture}<table><thead><tr><th>run</th><th class=t>device</th>{head}<th class=t>boundary</th>"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<body><h1>{html.escape(title)}</h1>{picture}<table><thead><tr><th>run</th>"
+        f"<th class=t>device</th>{head}<th class=t>boundary</th>"
         f"</tr></thead><tbody>{body}</tbody></table><h2>Boundaries</h2><ul>{legend}</ul>"
         "<p>Energy is at board power unless published or measured; FLOP are 6 N D unless published.</p></body></html>\n"
     )
@@ -79,6 +81,7 @@ def _html_row(row: Row) -> str:
     figures = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row))
     about = html.escape("; ".join(part for part in (row.source, row.note) if part))
     return (
-        f'<tr class="{kind}"><td>{html.escape(row.name)}<br><small>{about}</small></td><td class=t>{html.escape(row.device)}</td>'
+        f'<tr class="{kind}"><td>{html.escape(row.name)}<br><small>{about}</small></td>'
+        f"<td class=t>{html.escape(row.device)}</td>"
         f"{figures}<td class=t>{html.escape(boundary_cell(row))}</td></tr>"
     )

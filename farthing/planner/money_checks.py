@@ -96,7 +96,8 @@ def money_checks(claim: Claim, book: PriceBook) -> list[Check]:
 
 def _product(claim: Claim, usd: Interval, hours: Interval, price: Interval) -> Check:
     made = hours * price
-    says = f"{spoken(hours)} device-hours x {spoken(price, money=True)} = {spoken(made, money=True)}; stated: {spoken(usd, money=True)}."
+    product = f"{spoken(hours)} device-hours x {spoken(price, money=True)} = {spoken(made, money=True)}"
+    says = f"{product}; stated: {spoken(usd, money=True)}."
     if made.widened(_AGREE).meets(usd):
         return Check("dollars", "pass", says)
     readings = (
@@ -177,7 +178,8 @@ def _without_hours(claim: Claim, usd: Interval) -> list[Check]:
 
 
 def _purchase(each: Interval, usd: Interval, count: Interval) -> Check:
-    says = f"{spoken(usd, money=True)} / {spoken(count)} devices = {spoken(each, money=True)} each: a price of buying, not of renting."
+    share = f"{spoken(usd, money=True)} / {spoken(count)} devices = {spoken(each, money=True)} each"
+    says = f"{share}: a price of buying, not of renting."
     if each.meets(SERVER_USD_PER_DEVICE):
         return Check("price", "needs", says, "it is the purchase of the hardware, not the cost of a training run")
     return Check("price", "fail", f"{says} Accelerators with their servers cost {spoken(SERVER_USD_PER_DEVICE, money=True)}.")

@@ -13,23 +13,34 @@ ANY_DEVICE = ""
 """The key of "GPUs", "chips", "accelerators": some device, nobody says which."""
 
 _GENERIC = re.compile(
-    r"(?<![a-z])(?:graphics processing units?|graphics cards?|ai chips?|video cards?|[gtnx]pus?|accelerators?|chips?|cards?|devices?|"
+    r"(?<![a-z])(?:graphics processing units?|graphics cards?|ai chips?|video cards?|"
+    r"[gtnx]pus?|accelerators?|chips?|cards?|devices?|"
     r"(?:ai )?processors?|graphics processors?)(?![a-z])(?:'s)?"
 )
 _GLUED_HOURS = re.compile(r"(?<![a-z])([gtnx]pu)(?:h|hrs?|hours?)(?![a-z])")
-_FAMILIES = ["deepseek", "gpt", "chatgpt", "llama", "codellama", "olmo", "qwen", "qwq", "mistral", "mixtral", "gemma", "phi", "falcon", "palm", "gemini", "claude", "grok", "kimi", "bloom", "opt", "pythia", "nemotron", "yi", "glm", "minimax", "gopher", "chinchilla", "bert", "t5", "starcoder", "vicuna", "alpaca", "stablelm", "mpt", "dbrx", "jetmoe", "tinyllama", "smollm", "nanochat", "nanogpt", "tinyzero", "sky-t1", "s1", "openthinker", "deepscaler", "light-r1", "open-r1", "open-rs", "open-reasoner-zero", "simplerl", "simplerl-zoo", "apertus", "lamda", "megatron", "mt-nlg", "galactica", "bloomberggpt", "yalm", "internlm", "baichuan", "ernie", "hunyuan", "pangu", "aquila", "ling", "switch", "meena", "dolly", "gpt-j", "gpt-neox", "stable-diffusion", "satori", "sky-t1", "tulu", "nova", "granite", "exaone", "solar", "cosmos", "whisper"]
-_FAMILY = "|".join(sorted(map(re.escape, set(_FAMILIES)), key=len, reverse=True))
+_FAMILIES = (
+    "deepseek gpt chatgpt llama codellama olmo qwen qwq mistral mixtral gemma phi falcon palm gemini claude "
+    "grok kimi bloom opt pythia nemotron yi glm minimax gopher chinchilla bert t5 starcoder vicuna alpaca "
+    "stablelm mpt dbrx jetmoe tinyllama smollm nanochat nanogpt tinyzero sky-t1 s1 openthinker deepscaler "
+    "light-r1 open-r1 open-rs open-reasoner-zero simplerl simplerl-zoo apertus lamda megatron mt-nlg galactica "
+    "bloomberggpt yalm internlm baichuan ernie hunyuan pangu aquila ling switch meena dolly gpt-j gpt-neox "
+    "stable-diffusion satori tulu nova granite exaone solar cosmos whisper"
+)
+_FAMILY = "|".join(sorted(map(re.escape, _FAMILIES.split(" ")), key=len, reverse=True))
 _SIZE = r"(?:8x)?\d+(?:\.\d+)?[bm](?![a-z0-9])"
 _MODEL = re.compile(
     r"(?<![a-z0-9$-])(?:"
     r"(?:deepseek(?:'s)?[ -]?)?r1[ -]?zero|(?:deepseek(?:'s)?[ -]?)r1(?:[ -]?safe)?|r1(?:[ -]?safe)?(?![a-z0-9])|"
-    r"deepseek(?:'s)?[ -]?(?:v\d(?:\.\d)?|llm|moe|coder|math)(?:[ -]base)?|(?:v3|v2)(?:[ -]base)?(?![a-z0-9.])|o[134](?:-(?:mini|pro|preview))?(?![a-z0-9])|"
-    rf"(?:{_FAMILY})(?:[ -]?v?\d+(?:\.\d+)*(?:o|[ -]turbo)?(?![a-z0-9]))?(?:[ -](?:base|instruct|chat|math|coder|zero|moe|think|scout|maverick))*(?:[ -]{_SIZE})?(?![a-z0-9])(?:-[a-z]+(?![a-z]))?|"
+    r"deepseek(?:'s)?[ -]?(?:v\d(?:\.\d)?|llm|moe|coder|math)(?:[ -]base)?|"
+    r"(?:v3|v2)(?:[ -]base)?(?![a-z0-9.])|o[134](?:-(?:mini|pro|preview))?(?![a-z0-9])|"
+    rf"(?:{_FAMILY})(?:[ -]?v?\d+(?:\.\d+)*(?:o|[ -]turbo)?(?![a-z0-9]))?"
+    rf"(?:[ -](?:base|instruct|chat|math|coder|zero|moe|think|scout|maverick))*(?:[ -]{_SIZE})?(?![a-z0-9])(?:-[a-z]+(?![a-z]))?|"
     r"[a-z][a-z0-9.]*(?:-[a-z0-9.]+)*-\d+(?:\.\d+)?[bm](?![a-z0-9])"
     r")(?:'s)?"
 )
 _PRECISION = re.compile(
-    r"(?<![a-z0-9])(?:(bf16|bfloat16)|(fp16|float16)|(?:mx)?(fp8)|(?:nv|mx)?(fp4)|fp32|tf32|int8|float32)(?![a-z0-9])"
+    r"(?<![a-z0-9])(?:(bf16|bfloat16)|(fp16|float16)|(?:mx)?(fp8)|(?:nv|mx)?(fp4)|"
+    r"fp32|tf32|int8|float32)(?![a-z0-9])"
 )
 _MEMORY = re.compile(
     r"(?<![a-z0-9.])\(?\d{1,4}(?:\.\d+)? ?[gt]i?b(?:/s|ps)?\)?(?![a-z])(?: of (?:v?ram|hbm|memory|storage|data|text))?"
@@ -38,7 +49,8 @@ _WEB = re.compile(r"https?://\S{1,300}|\barxiv:?\s?\d{4}\.\d{4,5}(?:v\d+)?|\b\w+
 _MONTH = r"(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?"
 _DATE = re.compile(
     rf"\b(?:19|20)\d\d-\d\d-\d\d\b|\b(?:\d{{1,2}} )?{_MONTH} (?:\d{{1,2}}(?:st|nd|rd|th)?,? )?(?:19|20)\d\d\b|"
-    r"\b(?:in|since|until|of|by|from|during|early|late|mid|as of|around) ?-?(?:19[89]\d|20[0-3]\d)\b(?! ?[-x]? ?@)(?! ?(?:hours|nodes|days|,\d))|"
+    r"\b(?:in|since|until|of|by|from|during|early|late|mid|as of|around) ?-?"
+    r"(?:19[89]\d|20[0-3]\d)\b(?! ?[-x]? ?@)(?! ?(?:hours|nodes|days|,\d))|"
     r"\((?:19|20)\d\d\)|\b(?:19|20)\d\d-(?:20)?\d\d\b"
 )
 

@@ -5,8 +5,32 @@ from decimal import Decimal
 
 from farthing.planner.interval import Interval, exactly
 
-_UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-_TENS = {word: 10 * n for n, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2)}
+_UNITS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = {
+    word: 10 * n
+    for n, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2)
+}
 _SMALL = {word: n for n, word in enumerate(_UNITS)} | _TENS
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _PLURALS = {"tens": 1, "hundreds": 2, "thousands": 3, "millions": 6, "billions": 9, "trillions": 12}
@@ -65,13 +89,13 @@ def _counted(words: list[str]) -> Decimal:
         elif word in _SMALL:
             current += _SMALL[word]
         elif word == "hundred":
-            current = (current or 1) * 100
+            current = (current or Decimal(1)) * 100
         elif word == "dozen":
-            current = (current or 1) * 12
+            current = (current or Decimal(1)) * 12
         elif word in _SCALES:
             if current == 0 and total:  # "hundred thousand million": the scales multiply
                 total, current = Decimal(0), total
-            total += (current or 1) * 10 ** _SCALES[word]
+            total += (current or Decimal(1)) * 10 ** _SCALES[word]
             current = Decimal(0)
     return total + current
 

@@ -15,7 +15,7 @@ from farthing.planner.interval import Interval, exactly
 from farthing.planner.money_checks import device_hours
 
 HIGHEST_MFU = 0.75
-"""Published training runs report at most about 0.65 (farthing's collection), benchmark entries up to 0.8; above this we ask how."""
+"""Training runs report at most about 0.65 (farthing's collection), benchmark entries up to 0.8; above this we ask how."""
 LOWEST_MFU = 0.06
 """Of a training run in 16 bits. Below it most of the hours went elsewhere, or the tokens are not all of the work."""
 POWER = (Decimal("0.15"), Decimal("2.2"))
@@ -112,9 +112,8 @@ def _utilisation(claim: Claim, work: Work, hours: Interval, kinds: list[Device])
     share = work.flops / (seconds * exactly(_peak(claim, kinds, "bf16")))
     best = work.flops / (seconds * exactly(_peak(claim, kinds, "largest")))
     name = "/".join(d.key for d in kinds)
-    says = f"{spoken(work.flops, 'FLOP')} ({work.how}) in {spoken(hours)} {name}-hours: {_percent(share)} of the dense 16-bit peak.".replace(
-        "times of", "times"
-    )
+    did = f"{spoken(work.flops, 'FLOP')} ({work.how}) in {spoken(hours)} {name}-hours"
+    says = f"{did}: {_percent(share)} of the dense 16-bit peak.".replace("times of", "times")
     if best.low > 1:
         needed = work.flops / exactly(_peak(claim, kinds, "bf16") * _SECONDS * 0.4)
         readings = [f"{spoken(needed)} {name}-hours, at 40% of the peak"]
@@ -229,7 +228,8 @@ def energy_checks(claim: Claim) -> list[Check]:
 def _power(kwh: Interval, hours: Interval, watts: float, name: str) -> Check:
     each = (kwh / hours).scaled(1000)
     board = exactly(watts)
-    says = f"{spoken(kwh, 'kWh')} / {spoken(hours)} device-hours = {spoken(each, 'W')} per {name}, whose board power is {watts:g} W."
+    mean = f"{spoken(kwh, 'kWh')} / {spoken(hours)} device-hours = {spoken(each, 'W')}"
+    says = f"{mean} per {name}, whose board power is {watts:g} W."
     if Interval(board.low * POWER[0], board.low * POWER[1]).meets(each):
         return Check("energy", "pass", says)
     if Interval(board.low * POWER[0] / 3, board.low * POWER[1] * 2).meets(each):

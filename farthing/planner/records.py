@@ -26,8 +26,10 @@ FIGURES: dict[str, tuple[str, Decimal]] = {
     "hours": ("hours", Decimal(1)), "days": ("hours", Decimal(24)), "device_hours": ("device_hours", Decimal(1)),
     "usd": ("usd", Decimal(1)), "usd_per_device_hour": ("usd_per_device_hour", Decimal(1)),
     "params": ("params", Decimal(1)), "active_params": ("active_params", Decimal(1)), "tokens": ("tokens", Decimal(1)),
-    "flops": ("flops", Decimal(1)), "mfu": ("mfu", Decimal(1)), "tflops_per_device": ("flops_per_s_per_device", Decimal("1e12")),
-    "tokens_per_s_per_device": ("tokens_per_s_per_device", Decimal(1)), "kwh": ("kwh", Decimal(1)), "tco2": ("tco2", Decimal(1)),
+    "flops": ("flops", Decimal(1)), "mfu": ("mfu", Decimal(1)),
+    "tflops_per_device": ("flops_per_s_per_device", Decimal("1e12")),
+    "tokens_per_s_per_device": ("tokens_per_s_per_device", Decimal(1)),
+    "kwh": ("kwh", Decimal(1)), "tco2": ("tco2", Decimal(1)),
 }  # fmt: skip
 """Name of a figure in flags and TOML -> the claim's field and the factor to its unit."""
 WORDS = ("text", "source", "model", "device", "devices", "precision", "work", "boundary", "year")
@@ -40,8 +42,10 @@ _COLUMNS = {
     "n_devices": ("devices", "1"),
 }  # fmt: skip
 _KINDS: dict[str, Work] = {
-    "full_run": "training", "projection": "reproduction", "throughput": "reproduction", "mlperf_run": "reproduction", "claim": "unknown",
-    "rl_run": "post-training", "rl_step": "post-training", "mlperf_lora": "post-training", "throughput-finetune": "post-training",
+    "full_run": "training", "projection": "reproduction", "throughput": "reproduction",
+    "mlperf_run": "reproduction", "claim": "unknown",
+    "rl_run": "post-training", "rl_step": "post-training", "mlperf_lora": "post-training",
+    "throughput-finetune": "post-training",
 }  # fmt: skip
 _NO_EVIDENCE = {"dollars_per_gpu_hour", "TFLOPs_per_gpu", "tokens_per_s_per_gpu", "MFU_reported"}
 """Derived columns that would only agree with what they were computed from."""
@@ -177,7 +181,7 @@ def _from_row(row: dict[str, str], where: str) -> Claim:
     """One published run; figures that were computed from the others are no evidence and are marked or left out."""
     derived = set(row.get("derived_fields", "").split())
     given: dict[str, Any] = {}
-    for column, (name, factor) in _COLUMNS.items():
+    for column, (name, _) in _COLUMNS.items():
         if row.get(column, "").strip() and not (column in derived and column in _NO_EVIDENCE):
             given[name] = row[column].strip()
     is_hardware_flops = row.get("flops_convention", "").startswith("hardware")
@@ -187,7 +191,7 @@ def _from_row(row: dict[str, str], where: str) -> Claim:
     device = find_device(hardware)
     claim = claim_from({k: v for k, v in given.items() if k in FIGURES}, where)
     scaled = {FIGURES[n][0]: Decimal(f) for n, f in _COLUMNS.values() if n in given and n in FIGURES and f != "1"}
-    changes: dict[str, Any] = {field: getattr(claim, field).scaled(factor) for field, factor in scaled.items()}
+    changes: dict[str, Any] = {field: getattr(claim, field).scaled(by) for field, by in scaled.items()}
     name = row.get("name", "")
     words = " ".join((name, row.get("notes", "")))
     names = mark_names(plain(f"{name} {row.get('family', '')} a")) if name else None

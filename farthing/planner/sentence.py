@@ -7,35 +7,25 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
+from itertools import pairwise
 
-from farthing.planner.claim import Boundary, Claim, DeviceGroup, Work
+from farthing.planner.claim import Claim, DeviceGroup
 from farthing.planner.interval import Interval, exactly, total
 from farthing.planner.mentions import Mention, Reading, read_mentions
 from farthing.planner.names import ANY_DEVICE, size_in
 from farthing.planner.numerals import numerals
+from farthing.planner.patterns import BOUNDARIES, WORK
 from farthing.planner.wording import plain
 
 _PER_NODE = 8
 _CLUSTER_USD_PER_HOUR = 18
 """An hourly price above this, with no word what for, is of all devices together: no single one costs that."""
-_WORK: list[tuple[Work, str]] = [
-    ("serving", r"\bserv(?:e|ed|ing) (?:the |it|users|requests|traffic|one day)|\binference (?:cost|service|bill)|\bper day to run\b|\bserving\b"),
-    ("reproduction", r"\bre-?produc|\breplicat|\brecreat|\bre-?implement|\bcop(?:y|ied) of\b|\b(?:could|would|can|might) (?:be|have been) (?:pre-?)?trained"),
-    ("post-training", r"\bfine-?tun|\bpost-?train|\bsft\b|\blora\b|\bdistill|\balign|\bgrpo\b|\bppo\b|\brl\b|\bdpo\b|\breinforcement|\bcontinu\w+ (?:pre-?)?train"),
-    ("buying", r"\bbought|\bbuying|\bbuy\b|\bpurchas|\bcapex|\bcapital expend|\bspent on (?:hardware|gpus|servers|@)|\bowns?\b|\bhardware (?:spend|cost|bill)|\bserver capex|\bworth of (?:hardware|gpus|@)|\binvest"),
-    ("training", r"\btrain|\bpre-?train|\bfrom scratch|\bbuil[dt]\b|\btook\b|\brun\b|\bcost"),
-]  # fmt: skip
-_BOUNDARIES: list[tuple[Boundary, str]] = [
-    ("full development", r"full development|(?:complete|entire|total|whole|overall|all) (?:development|r&d|research|project|programme|program)|development (?:cost|budget|of)|\bdevelop(?:ed|ing)?\b|r&d|all[- ]in\b|everything|including (?:salaries|staff|research)"),
-    ("hardware", r"hardware|capex|capital expend|bought|buying|purchas|owns?\b|infrastructure|invest"),
-    ("all attempts", r"including (?:failed|all) (?:runs|attempts|experiments)|all (?:attempts|experiments|runs)|failed runs included|with (?:failures|restarts)"),
-    ("final runs", r"final (?:training )?runs?|official training|successful runs?|(?:only|just) the (?:final|training) |rental (?:cost|price)|compute (?:cost )?(?:only|alone)|gpu (?:rental|time)|@ rental|excluding (?:prior|earlier|research|ablation|failed)|does not include|for the rl |rl (?:stages?|training|phase|runs?) (?:alone|only)"),
-]  # fmt: skip
 _EXCLUDES = re.compile(
     r"(?:exclud(?:es|ing)|not (?:including|counting)|does not include|without(?: counting)?|on top of) ([^.;,#&]{3,60})"
 )
 _SAME = re.compile(
-    r"^[\s_,]*(?:\(|or|i\.e\.|that is|which is|=|equals?|equivalent to|meaning|in other words|a total of|totall?ing|in total|for a total of|amounting to)"
+    r"^[\s_,]*(?:\(|or|i\.e\.|that is|which is|=|equals?|equivalent to|meaning|"
+    r"in other words|a total of|totall?ing|in total|for a total of|amounting to)"
 )
 _UNION = re.compile(r"^[\s$_]*(?:to|-|or|and up to)[\s$_]*(?:about |roughly |around )?(?:us)?\$?$")
 
@@ -107,8 +97,8 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
         tokens_per_s_per_device=throughput,
         kwh=one("kwh", "energy"),
         tco2=one("tco2", "emissions"),
-        work=next((work for work, pattern in _WORK if re.search(pattern, words)), "unknown"),
-        boundary=next((boundary for boundary, pattern in _BOUNDARIES if re.search(pattern, words)), ""),
+        work=next((work for work, pattern in WORK if re.search(pattern, words)), "unknown"),
+        boundary=next((boundary for boundary, pattern in BOUNDARIES if re.search(pattern, words)), ""),
         excludes=tuple(m[1].strip() for m in _EXCLUDES.finditer(words)),
         year=reading.names.year,
         is_moe=bool(re.search(r"\bmoe\b|mixture[- ]of[- ]experts", words)),
@@ -141,7 +131,7 @@ def _together(mentions: list[Mention], what: str, reading: Reading, notes: list[
         if len(values) > 2 and candidate.widened(0.02).meets(rest):
             notes.append(f"{what}: the parts add up to {mentions[place].raw}")
             return candidate
-    for earlier, later in zip(mentions, mentions[1:], strict=False):
+    for earlier, later in pairwise(mentions):
         if _SAME.match(reading.text[earlier.end : later.start].lstrip(" ,")) and not earlier.value.meets(later.value):
             conflicts.append(f"{what}: {earlier.raw} and {later.raw} are given for the same thing")
             return values[0]

@@ -29,6 +29,8 @@ MASS_TONNES = {
 }  # fmt: skip
 FLOP_PREFIXES = {"": "1", "g": "1e9", "t": "1e12", "p": "1e15", "e": "1e18", "z": "1e21", "y": "1e24"}
 MONEY_WORDS = (
-    r"(?:us|u\.s\.|american|canadian|australian|singapore|hong kong)?[ -]?(?:dollars?|bucks)|usd|us\$|(?:us )?cents?|euros?|eur|rmb|cny|"
-    r"(?:chinese )?yuan|renminbi|gbp|pounds?(?: sterling)?|sterling|(?:japanese )?yen|(?:indian )?rupees?|(?:korean )?won|(?:swiss )?francs?"
+    r"(?:us|u\.s\.|american|canadian|australian|singapore|hong kong)?[ -]?(?:dollars?|bucks)|"
+    r"usd|us\$|(?:us )?cents?|euros?|eur|rmb|cny|"
+    r"(?:chinese )?yuan|renminbi|gbp|pounds?(?: sterling)?|sterling|(?:japanese )?yen|"
+    r"(?:indian )?rupees?|(?:korean )?won|(?:swiss )?francs?"
 )

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from farthing.ledger.prices import PriceBook
-from farthing.planner.accounts import Account, account_checks, account_of
+from farthing.planner.accounts import account_checks, account_of
 from farthing.planner.check import Check, spoken
 from farthing.planner.claim import Claim
 from farthing.planner.interval import INFINITY, Interval
@@ -168,10 +168,15 @@ def read_as(claim: Claim) -> dict[str, Any]:
     }  # fmt: skip
     read: dict[str, Any] = {name: _ends(value, name.startswith("usd")) for name, value in fields.items() if value is not None}
     kinds = [group.key or "unknown device" for group in claim.devices]
-    extra = {"device": kinds, "models": list(claim.models), "precision": claim.precision, "other_currency": list(claim.foreign)}
+    extra: dict[str, Any] = {
+        "device": kinds,
+        "models": list(claim.models),
+        "precision": claim.precision,
+        "other_currency": list(claim.foreign),
+    }
     work = training_work(claim)
     if work is not None and claim.flops is None:
-        extra["implied_flops"] = [float(work.flops.low), float(work.flops.high)]  # type: ignore[assignment]
+        extra["implied_flops"] = [float(work.flops.low), float(work.flops.high)]
     hours = device_hours(claim)
     if hours is not None and hours.from_product:
         extra["implied_device_hours"] = _ends(hours.value, False)
@@ -189,7 +194,3 @@ def _ends(value: Interval, is_money: bool) -> list[Any]:
 
 def _distinct(items: Any) -> list[str]:
     return list(dict.fromkeys(item for item in items if item))
-
-
-def accounts_used(claim: Claim) -> Account | None:
-    return account_of(claim)

@@ -80,7 +80,8 @@ def _claims(file: Path | None, every: bool, given: dict[str, Any], rates: list[s
     if len(ways) != 1:
         got = f"got {' and '.join(ways)}" if ways else "got none"
         raise DataError(
-            f"give one of: a FILE, --text with a sentence, figures such as --devices, or --all; {got}. See farthing claim --help."
+            f"give one of: a FILE, --text with a sentence, figures such as --devices, or --all; {got}. "
+            f"See farthing claim --help."
         )
     from farthing.planner.library import library
     from farthing.planner.records import claim_from, claims_in_file, exchange_rates

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a sentence with what is in it is one line)
 """Sentences, the quantities that are in them, and the verdict that follows: what the tests of claims hold."""
 
 C, IF, NO, OPEN = "consistent", "consistent only if", "inconsistent", "not checkable"
