@@ -34,7 +34,8 @@ _MODEL = re.compile(
     r"deepseek(?:'s)?[ -]?(?:v\d(?:\.\d)?|llm|moe|coder|math)(?:[ -]base)?|"
     r"(?:v3|v2)(?:[ -]base)?(?![a-z0-9.])|o[134](?:-(?:mini|pro|preview))?(?![a-z0-9])|"
     rf"(?:{_FAMILY})(?:[ -]?v?\d+(?:\.\d+)*(?:o|[ -]turbo)?(?![a-z0-9]))?"
-    rf"(?:[ -](?:base|instruct|chat|math|coder|zero|moe|think|scout|maverick))*(?:[ -]{_SIZE})?(?![a-z0-9])(?:-[a-z]+(?![a-z]))?|"
+    rf"(?:[ -](?:base|instruct|chat|math|coder|zero|moe|think|scout|maverick))*"
+    rf"(?:[ -]{_SIZE})?(?![a-z0-9])(?:-[a-z]+(?![a-z]))?|"
     r"[a-z][a-z0-9.]*(?:-[a-z0-9.]+)*-\d+(?:\.\d+)?[bm](?![a-z0-9])"
     r")(?:'s)?"
 )
