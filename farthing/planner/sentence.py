@@ -72,6 +72,7 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
         device_hours = per_token * tokens
         notes.append("device-hours are hours per token times tokens")
     dollars, foreign = _dollars([m for m in said if m.kind == "usd"], rates)
+    spent = _together(dollars, "dollars", reading, notes, conflicts)
     throughput = one("tokens_per_s_per_device", "tokens/s per device")
     whole = one("tokens_per_s", "tokens/s")
     if throughput is None and whole is not None and count is not None:
@@ -83,8 +84,8 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
         devices=devices,
         hours=hours,
         device_hours=device_hours,
-        usd=_together(dollars, "dollars", reading, notes, conflicts),
-        usd_per_device_hour=_hourly(said, count, rates, notes),
+        usd=spent,
+        usd_per_device_hour=_hourly(said, count, (spent, hours), rates, notes),
         usd_per_device=one("purchase", "dollars per device"),
         foreign=foreign,
         params=params,
@@ -243,7 +244,14 @@ def _dollars(money: list[Mention], rates: Mapping[str, Decimal]) -> tuple[list[M
     return known, tuple(f"{m.raw} {m.unit}" for m in money if m.unit not in (*rates, "USD"))
 
 
-def _hourly(said: list[Mention], count: Interval | None, rates: Mapping[str, Decimal], notes: list[str]) -> Interval | None:
+def _hourly(
+    said: list[Mention],
+    count: Interval | None,
+    spent_in: tuple[Interval | None, Interval | None],
+    rates: Mapping[str, Decimal],
+    notes: list[str],
+) -> Interval | None:
+    """Per device; a price of a node or of all devices is divided. `spent_in`: the dollars and hours beside it."""
     priced = [m for m in said if m.kind in ("price", "node_price", "hourly") and m.unit in (*rates, "USD")]
     if not priced:
         return None
@@ -251,7 +259,9 @@ def _hourly(said: list[Mention], count: Interval | None, rates: Mapping[str, Dec
     if priced[0].kind == "node_price":
         notes.append(f"the price is of a node; {_PER_NODE} devices to a node are assumed")
         return price / exactly(_PER_NODE)
-    if priced[0].kind == "hourly" and price.low > _CLUSTER_USD_PER_HOUR and count is not None:
+    usd, hours = spent_in
+    is_whole = usd is not None and hours is not None and (hours * price).meets(usd)
+    if priced[0].kind == "hourly" and count is not None and (is_whole or price.low > _CLUSTER_USD_PER_HOUR):
         notes.append("the hourly price is taken to be of all devices together")
         return price / count
     return price
