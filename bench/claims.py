@@ -37,7 +37,12 @@ def measure(_args: argparse.Namespace) -> Path:
     total = len(sentences)
     figures = [
         Figure(
-            "library: verdicts as in the table that was gone through by hand", agree, "", len(verdicts), "all", agree == len(verdicts)
+            "library: verdicts as in the table that was gone through by hand",
+            agree,
+            "",
+            len(verdicts),
+            "all",
+            agree == len(verdicts),
         ),
         Figure("held-out sentences: every quantity right", read, "", total),
         Figure("held-out sentences: verdict right", judged, "", total),

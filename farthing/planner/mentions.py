@@ -75,12 +75,23 @@ def _take(kind: str, pattern: re.Pattern[str], text: str, table: dict[str, Numer
     parts, last = [], 0
     for match in pattern.finditer(text):
         mention = _mention(kind, match, table, reading.names)
+        if kind == "same" and mention is not None:
+            mention = _like_the_last(mention, reading)
         if mention is None:
             continue
         reading.mentions.append(mention)
         parts += [text[last : match.start()], "_" * (match.end() - match.start())]
         last = match.end()
     return "".join([*parts, text[last:]])
+
+
+def _like_the_last(mention: Mention, reading: Reading) -> Mention | None:
+    """2.664M GPU hours of pretraining, 119K for context extension: the unit is that of the figure before."""
+    before = [m for m in reading.mentions if m.end <= mention.start and m.start > mention.start - 150]
+    last = max(before, key=lambda m: m.end, default=None)
+    if last is None or last.kind not in ("device_hours", "usd") or mention.letter not in ("K", "k", "M"):
+        return None
+    return replace(mention, kind=last.kind, unit=last.unit, device=last.device)
 
 
 def _mention(kind: str, match: re.Match[str], table: dict[str, Numeral], names: Names) -> Mention | None:

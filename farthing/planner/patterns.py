@@ -137,6 +137,7 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
             "devices",
             rf"(?:cluster|fleet|pool|farm|total) of (?:about |some |over |roughly |up to )?{_N}(?! ?(?:{_TIME}|tokens|dollars)\b)",
         ),
+        ("same", rf"{_N}(?= (?:for|on) (?!#)| in total\b| (?:all told|altogether)\b)"),
         ("bare_size", rf"{_N}"),
     ]
 ]
@@ -151,6 +152,7 @@ ASIDE = re.compile(
 WORK: list[tuple[Work, str]] = [
     ("serving", r"\bserv(?:e|ed|ing) (?:the |it|users|requests|traffic|one day)|\binference (?:cost|service|bill)|\bper day to run\b|\bserving\b"),
     ("reproduction", r"\bre-?produc|\breplicat|\brecreat|\bre-?implement|\bcop(?:y|ied) of\b|\b(?:could|would|can|might) (?:be|have been) (?:pre-?)?trained"),
+    ("training", r"\bpre-?training|\bpre-?train(?:ed)? (?:a|an|our|the|on|with|for|it|from|in)\b|from scratch"),
     ("post-training", r"\bfine-?tun|\bpost-?train|\bsft\b|\blora\b|\bdistill|\balign|\bgrpo\b|\bppo\b|\brl\b|\bdpo\b|\breinforcement|\bcontinu\w+ (?:pre-?)?train"),
     ("buying", r"\bbought|\bbuying|\bbuy\b|\bpurchas|\bcapex|\bcapital expend|\bspent on (?:hardware|gpus|servers|@)|\bowns?\b|\bhardware (?:spend|cost|bill)|\bserver capex|\bworth of (?:hardware|gpus|@)|\binvest"),
     ("training", r"\btrain|\bpre-?train|\bfrom scratch|\bbuil[dt]\b|\btook\b|\brun\b|\bcost"),

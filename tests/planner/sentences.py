@@ -24,6 +24,9 @@ SENTENCES: list[tuple[str, dict[str, float | str], str]] = [
     ("DeepSeek-V3 needed only 100,000 H800 GPU hours", {"device_hours": 100_000}, NO),
     ("DeepSeek bought 50,000 GPUs for $1.6 billion", {"devices": 50_000, "usd": 1.6e9}, IF),
     ("reproduced R1-Zero for $30", {"usd": 30}, OPEN),
+    ("R1-Zero needed 101K H800 hours, 5K for the SFT data and 41K for R1, for $294K", {"device_hours": 147_000, "usd": 294_000}, C),
+    ("V3 of DeepSeek: pretraining 2.664M H800 hours, post-training 5K hours of GPU time", {"device_hours": 2.669e6}, C),
+    ("8 H100s for 10 hours at $20 an hour: $200", {"usd_per_device_hour": 2.5, "usd": 200}, C),
     # the frontier, with and without figures
     ("trained GPT-4 for over $100 million", {"usd": 1e8}, OPEN),
     ("GPT-4 was trained on 25,000 A100s for $63 million", {"devices": 25_000, "usd": 63e6}, IF),
