@@ -132,6 +132,8 @@ def _money(mention: Mention, groups: Groups, second: Numeral | None, raw: str) -
     kind = mention.kind
     if kind == "price" and re.search(rf"(?<!per){NODE}|cluster", raw):
         kind = "node_price"
+    if kind == "each":  # of a device-hour or of a device: no hour costs $50, no device less
+        kind = "hourly" if value.high <= 50 else "purchase"
     if kind == "price" and mention.device is None and not groups.get("d2"):
         kind = "hourly"
     return replace(mention, kind=kind, value=value, unit=_currency(*said))
@@ -212,7 +214,7 @@ def _bare_size(mention: Mention, _groups: Groups, _second: Numeral | None, _raw:
 
 
 _READERS: dict[str, Reader] = {
-    "price": _money, "purchase": _money, "usd": _money, "aside_money": _money,
+    "price": _money, "purchase": _money, "usd": _money, "each": _money, "aside_money": _money,
     "device_hours": _timed, "hours": _timed, "minutes": _minutes, "devices": _multiplied,
     "flops": _of_flops, "tflops": _of_flops, "kwh": _energy, "tco2": _carbon, "mfu": _share, "mfu_ratio": _ratio,
     "model_size": _model_size, "bare_size": _bare_size, "nodes_of": _multiplied,

@@ -33,7 +33,7 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
         ),
         (
             "price",
-            rf"(?:{_CUR} ?)?{_N}(?:[ -]?{_MONEY})? ?(?:/|per|an?|each|for each|for an?|for every|for one) ?(?:single )?(?:{_ADJECTIVE}{_D}(?:[ -]?{_D2})*[ -]?)?(?:8-gpu |#[a-z]+#[ -]?(?:x ?)?{_D2}[ -])?(?:{NODE}[ -]?|cluster[ -]?)?(?:/|-|per|for|an?|each| )*{_H}(?: ?(?:per|/|a|an|for each|for every) ?(?:{_ADJECTIVE}@(?P<d2>[a-z]+)@|{NODE}))?",
+            rf"(?:{_CUR} ?)?{_N}(?:[ -]?{_MONEY})? ?(?:/|per|an?|each|for each|for an?|for every|for one) ?(?:single )?(?:{_ADJECTIVE}{_D}(?:[ -]?{_D2})*[ -]?)?(?:(?:8-gpu |#[a-z]+#[ -]?(?:x ?)?{_D2}[ -])?(?:{NODE}[ -]?|cluster[ -]?))?(?:/|-|per|for|an?|each| )*{_H}(?: ?(?:per|/|a|an|for each|for every) ?(?:{_ADJECTIVE}@(?P<d2>[a-z]+)@|{NODE}))?",
         ),
         ("purchase", rf"{_CUR} ?{_N}(?:[ -]?{_MONEY})? ?(?:/|per|a|an|each|for each) ?(?:{_ADJECTIVE}{_D})(?![ -]?{_TIME})"),
         ("flops", rf"{_N} ?(?P<p>peta|exa|p|e)?(?:flops?(?:/s|ps)?|flop/s|fs?|f/s)(?:-s)?[ -](?P<t>days?|hours?|years?)\b"),
@@ -79,6 +79,7 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
         ("mfu", rf"(?:at|with|and|reaching|achiev\w+) (?:an? )?{_N} ?(?:%|percent|per cent) mfu"),
         ("mfu_ratio", rf"mfu(?: of| was| is| at|:|=)* ?{_N}(?! ?%)"),
         ("aside_percent", rf"{_N} ?(?:%|percent\b|per cent\b|times\b|x (?:less|cheaper|more|lower|higher|the|fewer)|-fold)"),
+        ("each", rf"(?:at|for|x|\*|times) {_CUR} ?{_N}(?: ?{_MONEY})?(?= each\b| apiece\b| ?=)"),
         ("usd", rf"{_CUR} ?{_N}(?:[ -]?{_MONEY})?"),
         ("usd", rf"{_N}[ -]?{_MONEY}\b"),
         (

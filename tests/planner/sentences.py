@@ -27,6 +27,9 @@ SENTENCES: list[tuple[str, dict[str, float | str], str]] = [
     ("R1-Zero needed 101K H800 hours, 5K for the SFT data and 41K for R1, for $294K", {"device_hours": 147_000, "usd": 294_000}, C),
     ("V3 of DeepSeek: pretraining 2.664M H800 hours, post-training 5K hours of GPU time", {"device_hours": 2.669e6}, C),
     ("8 H100s for 10 hours at $20 an hour: $200", {"usd_per_device_hour": 2.5, "usd": 200}, C),
+    ("512 x H800 x 80h x $2 = $81,920", {"devices": 512, "hours": 80, "usd_per_device_hour": 2, "usd": 81_920}, C),
+    ("$5.576M / 2.788M GPU hours = $2 per H800 hour", {"device_hours": 2.788e6, "usd": 5.576e6, "usd_per_device_hour": 2}, C),
+    ("147K H800 GPU-hours at $2 each, $294,000", {"device_hours": 147_000, "usd": 294_000, "usd_per_device_hour": 2}, C),
     # the frontier, with and without figures
     ("trained GPT-4 for over $100 million", {"usd": 1e8}, OPEN),
     ("GPT-4 was trained on 25,000 A100s for $63 million", {"devices": 25_000, "usd": 63e6}, IF),
