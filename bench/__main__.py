@@ -4,13 +4,20 @@ import argparse
 import json
 import sys
 
-from bench import gap, install, kills, learning, memory, results, rollout, startup, training
+from bench import claims, gap, install, kills, learning, memory, results, rollout, startup, training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
-    for name, module in {"gap": gap, "install": install, "kills": kills, "memory": memory, "startup": startup}.items():
+    for name, module in {
+        "claims": claims,
+        "gap": gap,
+        "install": install,
+        "kills": kills,
+        "memory": memory,
+        "startup": startup,
+    }.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__))
     for recipe in learning.TARGETS:
         learning.add_arguments(commands.add_parser(recipe, help=f"{recipe}: seeds, held-out accuracy, time"), recipe)

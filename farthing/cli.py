@@ -14,7 +14,7 @@ import typer
 from farthing.errors import FarthingError
 from farthing.help import HelpCommand, HelpGroup
 
-TRAIN, LOOK, USE = "Train", "Look at runs", "Use a model"
+TRAIN, LOOK, USE, MONEY = "Train", "Look at runs", "Use a model", "Check the money"
 
 
 class Verb(NamedTuple):
@@ -42,6 +42,12 @@ VERBS = {
     "chat": Verb("generate:chat", USE, "Talk to a model; an empty line or Ctrl-D ends it."),
     "import-gguf": Verb(
         "import_gguf:import_gguf", USE, "Turn a GGUF file into a Hugging Face folder (fp32 safetensors, config, tokenizer)."
+    ),
+    "claim": Verb("claim:claim", MONEY, "Hold a published claim against arithmetic, dated prices and physics."),
+    "compare": Verb(
+        "compare:compare",
+        MONEY,
+        "Device-hours, dollars, FLOP and energy of a run beside R1, V3, GPT-3, Llama, OLMo, nanochat and others.",
     ),
 }
 """In the order of `farthing --help`."""
