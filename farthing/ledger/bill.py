@@ -221,4 +221,10 @@ def _price(price: dict[str, Any]) -> dict[str, Any]:
 
 def _correction(entry: Any) -> dict[str, Any]:
     detail = detail_of(entry)
-    return {"seq": entry.seq, "at": entry.at, "corrects": detail.get("corrects"), "usd": f"{entry.usd:f}", "reason": detail.get("reason")}
+    return {
+        "seq": entry.seq,
+        "at": entry.at,
+        "corrects": detail.get("corrects"),
+        "usd": f"{entry.usd:f}",
+        "reason": detail.get("reason"),
+    }

@@ -108,7 +108,15 @@ class EntryFields(TypedDict, total=False):
 COLUMNS = tuple(field.name for field in fields(Entry))
 AMOUNTS = ("held_ns", "tokens_in", "tokens_out", "tokens_trained", "model_flops", "energy_mj", "energy_error_mj")
 """What is summed, `usd` and `busy_ns` aside; in a correction these are differences, which may be negative."""
-_INTEGERS = ("seq", "mono_ns", "attempt", "step", "num_devices", "busy_ns", *(name for name in AMOUNTS if name != "model_flops"))
+_INTEGERS = (
+    "seq",
+    "mono_ns",
+    "attempt",
+    "step",
+    "num_devices",
+    "busy_ns",
+    *(name for name in AMOUNTS if name != "model_flops"),
+)
 
 
 def canonical_json(value: object) -> str:
@@ -250,7 +258,9 @@ def _check_int(name: str, value: object, least: int) -> None:
 def _check_busy(busy_ns: int, held_ns: int, is_correction: bool) -> None:
     _check_int("busy_ns", busy_ns, least=-(2**63) + 1 if is_correction else -1)
     if busy_ns > held_ns and not is_correction:
-        raise LedgerError(f"ledger field busy_ns is {busy_ns}, more than the {held_ns} ns held; a device is busy only while held.")
+        raise LedgerError(
+            f"ledger field busy_ns is {busy_ns}, more than the {held_ns} ns held; a device is busy only while held."
+        )
 
 
 def _check_usd(usd: object, may_be_negative: bool) -> None:

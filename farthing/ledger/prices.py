@@ -21,7 +21,16 @@ from farthing.errors import PriceError
 from farthing.ledger.entry import MONEY, to_picousd
 from farthing.ledger.price_record import COMPONENT_TAGS, NS_PER_HOUR, PriceRecord, RateRecord
 
-__all__ = ["NS_PER_HOUR", "PriceBook", "PriceRecord", "RateRecord", "cost", "load_price_book", "read_price_file", "storage_cost"]
+__all__ = [
+    "NS_PER_HOUR",
+    "PriceBook",
+    "PriceRecord",
+    "RateRecord",
+    "cost",
+    "load_price_book",
+    "read_price_file",
+    "storage_cost",
+]
 
 USER_FILE_VARIABLE = "FARTHING_PRICES"
 _GB_BYTES = 10**9
