@@ -1,4 +1,4 @@
-"""A bill -> rows in the columns of FOCUS 1.2 (FinOps Open Cost and Usage Specification), with ours in front of x_; CSV or Parquet.
+"""A bill -> rows in the columns of FOCUS 1.2 (FinOps Open Cost and Usage Specification), ours with x_; CSV or Parquet.
 
 One row for each sum of entries alike: attempt, stage, phase, price, outcome. ListCost is at the price record's unit price;
 there is no discount in the ledger, so contracted, effective and billed cost equal it. BilledCost sums to the bill's total.

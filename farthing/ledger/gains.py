@@ -22,7 +22,7 @@ def gains(
 ) -> list[dict[str, Any]]:
     """One line a stage with evaluations: what it cost, what it gained, what a correct answer costs to sample.
 
-    `evals`: stage -> {"before": ..., "after": ...} as result.json has them; `eval_usd`: (stage, label) -> its evaluation's cost.
+    `evals`: stage -> {"before": ..., "after": ...} as result.json has them; `eval_usd`: (stage, label) -> its cost.
     """
     found = []
     for stage, labels in evals.items():
@@ -101,12 +101,14 @@ def marginal(curve: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
     slope, error = _line(tail)
     low, high = slope - Z_95 * error, slope + Z_95 * error
     spent = usd_short(f"{spread:.15f}")
+    interval = f"95% CI {low:.3g} to {high:.3g}"
     if low > 0:
-        says = f"The last {len(tail)} steps ({spent}) still raised the reward, by {slope:.3g} a dollar (95% CI {low:.3g} to {high:.3g}): going on pays."
+        found = f"still raised the reward, by {slope:.3g} a dollar ({interval}): going on pays."
     elif high < 0:
-        says = f"The last {len(tail)} steps ({spent}) lowered the reward, by {-slope:.3g} a dollar: stop, and take the best checkpoint."
+        found = f"lowered the reward, by {-slope:.3g} a dollar ({interval}): stop, and take the best checkpoint."
     else:
-        says = f"The last {len(tail)} steps ({spent}) bought no reward that can be told from noise ({low:.3g} to {high:.3g} a dollar): stopping is sound."
+        found = f"bought no reward that can be told from noise ({slope:.3g} a dollar, {interval}): stopping is sound."
+    says = f"The last {len(tail)} steps ({spent}) {found}"
     return {
         "steps": len(tail), "usd": spread, "reward_per_usd": slope, "ci95": [low, high], "stop": low <= 0, "says": says,
     }  # fmt: skip

@@ -50,7 +50,7 @@ def bill_html(page: dict[str, Any], name: str) -> str:
             ),
         ),
         "<h2>Energy</h2>",
-        f"<p>{page['energy']['kwh']:.4g} kWh, give or take {page['energy']['error_kwh']:.4g} ({escape(page['energy']['method'])}).</p>",
+        "<p>{kwh:.4g} kWh, give or take {error_kwh:.4g} ({method}).</p>".format(**page["energy"]),
         "<h2>Prices</h2>",
         _list((f"{p['device']}: ${p['usd_per_unit']} per {p['unit']}, {p['date']}. {p['source']}" for p in page["prices"]), ""),
         "<h2>Not in this bill</h2>",

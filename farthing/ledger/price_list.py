@@ -72,8 +72,8 @@ def snapshot(names: Sequence[str], on: datetime.date) -> str:
             offers = gpuhunt.query(gpu_name=[name], min_gpu_count=1)
         except (requests.RequestException, OSError) as error:
             raise PriceError(
-                f"gpuhunt's catalogue cannot be reached ({type(error).__name__}). Try again online, set GPUHUNT_CATALOG_DIR to a "
-                "downloaded catalogue, or keep to the prices that ship: farthing prices"
+                f"gpuhunt's catalogue cannot be reached ({type(error).__name__}). Try again online, set GPUHUNT_CATALOG_DIR to "
+                "a downloaded catalogue, or keep to the prices that ship: farthing prices"
             ) from error
         found = [_median(name, [o for o in offers if bool(o.spot) == spot], spot, on) for spot in (False, True)]
         if not any(found):
@@ -93,9 +93,9 @@ def _median(name: str, offers: Sequence[Any], spot: bool, on: datetime.date) -> 
             prices.append(each)
     if not prices:
         return ""
-    tenure = 'tenure = "spot"\n' if spot else ""
+    tenure, middle = 'tenure = "spot"\n' if spot else "", median(prices).quantize(Decimal("0.0001"))
     return (
-        f'[[price]]\ndevice = "{name.lower()}"\nusd_per_device_hour = "{median(prices).quantize(Decimal("0.0001"))}"\n{tenure}date = {on}\n'
+        f'[[price]]\ndevice = "{name.lower()}"\nusd_per_device_hour = "{middle}"\n{tenure}date = {on}\n'
         f'source = "Median of {len(prices)} offers in gpuhunt\'s catalogue (dstackai/gpuhunt), read on {on}"\n'
         'power_w = 700\npower_method = "assumed"\n'
     )

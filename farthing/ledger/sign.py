@@ -58,7 +58,8 @@ def check_signatures(book: Path) -> list[dict[str, Any]]:
                 raise LedgerError(f"{path}, line {number}: the signature does not fit what it signs.") from error
             if not ledger.holds(checkpoint["head_seq"], checkpoint["head_hash"]):
                 raise LedgerError(
-                    f"{path}, line {number}: entry {checkpoint['head_seq']} is no longer what was signed on {checkpoint['at'][:10]}."
+                    f"{path}, line {number}: entry {checkpoint['head_seq']} is no longer what was signed "
+                    f"on {checkpoint['at'][:10]}."
                 )
             found.append(checkpoint)
     return found

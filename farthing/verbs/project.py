@@ -68,7 +68,9 @@ def expense(
 ) -> None:
     """Enter an amount that no meter sees: labelling, a data set, an invoice.
 
-    [bold]Example[/bold]   farthing project expense projects/r1 --usd 1200 --what 'labelling' --source 'invoice 17' --purpose data
+    [bold]Example[/bold]
+
+      farthing project expense projects/r1 --usd 1200 --what labelling --source 'invoice 17' --purpose data
     """
     from decimal import Decimal, InvalidOperation
 
