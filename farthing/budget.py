@@ -56,6 +56,17 @@ class Budget:
         return [f"{share:.0%} of {what} is used; at 100% the run stops with a checkpoint" for what, share in new]
 
 
+    def forecast(self, run: Spent, stage: str, at_start: Spent, of_stage: Spent, done: int, left: int) -> str | None:
+        """One line: what the stage will have cost at the pace of its first `done` steps; None without a budget."""
+        if not self.used(run, stage, of_stage):
+            return None
+        share = left / max(done, 1)
+        usd = run.usd + (of_stage.usd - at_start.usd) * Decimal(share)
+        hours = run.hours + (of_stage.hours - at_start.hours) * share
+        limits = ", ".join(what for what, _ in self.used(run, stage, of_stage))
+        return f"forecast: about ${usd:.6f} and {hours:.4f} hours when {stage} ends; {limits}"
+
+
 def reached(used: list[tuple[str, float]]) -> str | None:
     """The limit that is used up, None while there is room."""
     return next((what for what, share in used if share >= 1), None)

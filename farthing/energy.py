@@ -54,6 +54,7 @@ class Nvml:
         self.source = "NVML"
         self._nvml = nvml
         self._devices = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        self.num_devices = len(self._devices)
         self._start = self._total()
 
     def read_mj(self) -> int:
@@ -73,11 +74,12 @@ def _nvml() -> Meter | None:
         import pynvml
     except ImportError:
         return None
+    nvml: Any = pynvml
     try:
-        pynvml.nvmlInit()
-        meter = Nvml(pynvml)
-        return meter if meter._devices else None
-    except pynvml.NVMLError:
+        nvml.nvmlInit()
+        meter = Nvml(nvml)
+        return meter if meter.num_devices else None
+    except nvml.NVMLError:
         return None
 
 

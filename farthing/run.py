@@ -52,6 +52,8 @@ from farthing.ledger.totals import Totals
 from farthing.metrics import METRICS
 
 Metrics = dict[str, float]
+FORECAST_AFTER = 3
+"""Steps of a stage after which its cost is forecast against the budget, where there is one."""
 
 
 class Watcher(Protocol):
@@ -232,13 +234,16 @@ class Run:
         """The stage's steps; after each, its phases go to the ledger. Ctrl-C ends it once a checkpoint is written."""
         self._clock.flush()
         self._clock.set_idle()
+        at_start = self._spent(self.stage)
         for step in range(first, num_steps):
             started = self._clock.elapsed_ns()
             self._clock.step = step
             yield step
             self._step_metrics["step_time"] = (self._clock.elapsed_ns() - started) / 1e9
             self._clock.flush()
-            self._publish(step, num_steps)
+            self._publish(step)
+            if step - first + 1 == FORECAST_AFTER:
+                self._say_forecast(at_start, num_steps - step - 1)
             if self._stopping and (spent_up := reached(self._used(self.stage))):
                 raise budget_error(spent_up, f"stopped after step {step} of {self.stage} with a checkpoint")
             if self._stopping:
@@ -253,7 +258,13 @@ class Run:
         assert not unknown, f"unknown metrics {sorted(unknown)}: add them to farthing/metrics.py"
         self._step_metrics |= metrics
 
-    def _publish(self, step: int, num_steps: int) -> None:
+    def _say_forecast(self, at_start: Spent, steps_left: int) -> None:
+        stage = self.stage
+        line = self._budget.forecast(self._spent(), stage, at_start, self._spent(stage), FORECAST_AFTER, steps_left)
+        if line:
+            self.message(line)
+
+    def _publish(self, step: int) -> None:
         metrics = self._step_metrics | {"usd": float(self.usd)}
         used = self._used(self.stage)
         if used:
