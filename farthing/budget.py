@@ -46,15 +46,14 @@ class Budget:
 
     def used(self, run: Spent, stage: str, of_stage: Spent) -> list[tuple[str, float]]:
         """(what, share used) of every limit that holds now."""
-        found = _used("the run", self.run, run)
-        return found + (_used(f"stage {stage}", self.stages[stage], of_stage) if stage in self.stages else [])
+        found = _used("", self.run, run)
+        return found + (_used(f"{stage}.", self.stages[stage], of_stage) if stage in self.stages else [])
 
     def warnings(self, used: list[tuple[str, float]]) -> list[str]:
         """One line for each limit that has just passed 80 %."""
         new = [(what, share) for what, share in used if WARN_AT <= share < 1 and what not in self.warned]
         self.warned |= {what for what, _ in new}
         return [f"{share:.0%} of {what} is used; at 100% the run stops with a checkpoint" for what, share in new]
-
 
     def forecast(self, run: Spent, stage: str, at_start: Spent, of_stage: Spent, done: int, left: int) -> str | None:
         """One line: what the stage will have cost at the pace of its first `done` steps; None without a budget."""
@@ -73,16 +72,14 @@ def reached(used: list[tuple[str, float]]) -> str | None:
 
 
 def budget_error(what: str, when: str) -> BudgetReached:
-    return BudgetReached(
-        f"{what} is used up: {when}. Give the same command with a higher one to go on from there, such as "
-        f"--set {'budget_usd' if '$' in what else 'budget_hours'}=..."
-    )
+    key = what.partition(" = ")[0]
+    return BudgetReached(f"{what} is used up: {when}. Give the same command with --set {key}=MORE to go on from there")
 
 
-def _used(whose: str, limits: Limits, spent: Spent) -> list[tuple[str, float]]:
+def _used(prefix: str, limits: Limits, spent: Spent) -> list[tuple[str, float]]:
     found = []
     if limits.budget_usd is not None:
-        found.append((f"the budget of {whose}, ${limits.budget_usd}", float(spent.usd / limits.budget_usd)))
+        found.append((f"{prefix}budget_usd = {limits.budget_usd:f}", float(spent.usd / limits.budget_usd)))
     if limits.budget_hours is not None:
-        found.append((f"the budget of {whose}, {limits.budget_hours:g} hours", spent.hours / limits.budget_hours))
+        found.append((f"{prefix}budget_hours = {limits.budget_hours:g}", spent.hours / limits.budget_hours))
     return found

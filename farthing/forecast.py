@@ -85,7 +85,11 @@ def dry_run(recipe: Recipe) -> Forecast:
         memory = memory_bytes(config, speed) / GIB
         stages.append(StageForecast(name, config.kind, arithmetic(config), seconds, usd, memory))
     against = against_budgets(recipe, stages)
-    assumptions = [*speed.assumptions, *against, f"{price.device} at ${price.usd_per_device_hour} per device-hour ({price.date})"]
+    assumptions = [
+        *speed.assumptions,
+        *against,
+        f"{price.device} at ${price.usd_per_device_hour} per device-hour ({price.date})",
+    ]
     return Forecast(recipe, stages, speed.shape.num_params(), assumptions)
 
 

@@ -172,8 +172,9 @@ class Run:
 
     def open_attempt(self, stage: str, last_step: int) -> None:
         """Opens the attempt on the ledger, before any work: it goes on after `last_step` of `stage` (-1: at its start)."""
-        if spent_up := reached(self._used(stage)):
-            raise budget_error(spent_up, f"${self.usd:.6f} in {self._spent().hours:.4f} hours so far")
+        before, of_stage = (Spent(self._before.usd(s), self._before.held_ns(s)) for s in (None, stage))
+        if spent_up := reached(self._budget.used(before, stage, of_stage)):
+            raise budget_error(spent_up, f"${before.usd:.6f} in {before.hours:.4f} hours so far")
         self._started = True
         kept = {"stage": stage, "step": last_step} if self.attempt > 1 else None
         start = start_entry(self.attempt, self.price, kept, self._clock.start_ns, self._clock.already_held_ns)
@@ -290,7 +291,7 @@ class Run:
 
     def _spent(self, stage: str | None = None) -> Spent:
         """Money and time of the run, or of one stage of it, this very moment."""
-        held_ns, usd = self._clock.unflushed()
+        held_ns, usd = self._clock.unflushed() if stage in (None, self._clock.stage) else (0, Decimal(0))
         if stage is None:
             return Spent(self.usd + usd, self._before.held_ns() + self._clock.held_ns + held_ns)
         flushed_usd = self._clock.stage_usd.get(stage, Decimal(0)) + self._before.usd(stage)

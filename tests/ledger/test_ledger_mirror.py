@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from farthing.errors import LedgerError
+from farthing.errors import DiskFull, LedgerError
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import COLUMNS, canonical_json
 from farthing.ledger.seal import BLOCK_BYTES, seal_path
@@ -93,6 +93,24 @@ def test_a_book_at_rest_is_sealed_and_the_seal_breaks_with_the_next_entry(path: 
         assert seal_path(path).exists()
         add(ledger)
         assert not seal_path(path).exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_disk_that_fills_up_under_the_mirror_enters_nothing_twice(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        add(ledger)
+        mirror = path.with_suffix(".jsonl")
+        kept = mirror.read_bytes()
+        mirror.unlink()
+        mirror.symlink_to("/dev/full")
+        add(ledger, 1)  # in the book, though the mirror could not be written
+        with pytest.raises(DiskFull, match="no space left"):
+            add(ledger, 1)  # said before anything is entered
+        assert ledger.verify() == 4
+        mirror.unlink()
+        mirror.write_bytes(kept)
+        add(ledger, 1)
+    assert len(lines(path)) == 5
 
 
 def test_totals_that_were_changed_are_found(path: Path) -> None:
