@@ -45,7 +45,7 @@ from farthing.errors import (
     disk_error,
 )
 from farthing.ledger.charges import price_entries
-from farthing.ledger.entries import Ledger
+from farthing.ledger.entries import EntryFields, Ledger
 from farthing.ledger.prices import PriceRecord, RateRecord, load_price_book
 from farthing.ledger.projects import enter_run, open_project
 from farthing.ledger.totals import Totals
@@ -190,7 +190,8 @@ class Run:
         """Enters files with their digests. `keeps="eval"`: the evaluation just flushed is on disk and will not be repeated."""
         mono_ns = self._clock.flush()
         entry = artefact_entry(self.attempt, self.dir, what, files, keeps, weights_sha256)
-        self.ledger.append(**entry, stage=self._clock.stage, step=self._clock.step, mono_ns=mono_ns)
+        place: EntryFields = {**entry, "stage": self._clock.stage, "step": self._clock.step, "mono_ns": mono_ns}
+        self.ledger.append(**place)
         self._clock.flush()
 
     def stop_if_asked(self) -> None:

@@ -7,7 +7,7 @@ because a price was missing.
 import datetime
 from collections.abc import Iterable
 from decimal import Decimal, localcontext
-from typing import Literal
+from typing import Literal, cast
 
 from farthing.errors import LedgerError
 from farthing.ledger.entries import Ledger
@@ -127,13 +127,12 @@ def correct(ledger: Ledger, seq: int, reason: str, usd: Decimal = Decimal(0), **
             raise LedgerError(
                 f"entry {seq} cannot be corrected: {found}; corrected are phase, storage, api and expense entries."
             )
-        return [
-            {
-                "attempt": wrong.attempt, "kind": "correction", "purpose": wrong.purpose, "outcome": "ok", "stage": wrong.stage,
-                "step": wrong.step, "phase": wrong.phase, "num_devices": wrong.num_devices, "device": wrong.device,
-                "price": wrong.price, "usd": usd, "busy_ns": 0, "energy_method": wrong.energy_method,
-                "detail": {"corrects": seq, "reason": reason}, **differences,
-            }  # type: ignore[typeddict-item]  # the names were checked above
-        ]  # fmt: skip
+        same: EntryFields = {
+            "attempt": wrong.attempt, "kind": "correction", "purpose": wrong.purpose, "outcome": "ok", "stage": wrong.stage,
+            "step": wrong.step, "phase": wrong.phase, "num_devices": wrong.num_devices, "device": wrong.device,
+            "price": wrong.price, "usd": usd, "busy_ns": 0, "energy_method": wrong.energy_method,
+            "detail": {"corrects": seq, "reason": reason},
+        }  # fmt: skip
+        return [same | cast(EntryFields, differences)]
 
     return ledger.append_from(build)[-1]

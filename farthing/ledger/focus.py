@@ -137,10 +137,11 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Costs as decimal128(38, 12), everything else as text; needs pyarrow."""
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
         raise RecipeError("Parquet needs the extra: pip install 'farthing[data]'; CSV works without (--csv FILE)") from error
+    pa: Any = pyarrow
     costs = {name for name in COLUMNS if name.endswith(("Cost", "UnitPrice", "Quantity"))}
     arrays = {
         name: pa.array([_decimal(row[name]) for row in rows], pa.decimal128(38, 12))
@@ -148,7 +149,7 @@ def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
         else pa.array([row[name] for row in rows], pa.string())
         for name in COLUMNS
     }
-    pq.write_table(pa.table(arrays), path)
+    pa.parquet.write_table(pa.table(arrays), path)
 
 
 def _decimal(text: str | None) -> Decimal | None:

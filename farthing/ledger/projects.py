@@ -111,8 +111,8 @@ def members(project: Ledger) -> dict[str, Member]:
 def _member(entry: Entry) -> Member:
     detail = detail_of(entry)
     try:
-        fields = [str(detail[name]) for name in ("run", "name", "dir", "role", "status")]
-        return Member(*fields, Decimal(str(detail["total_usd"])), detail)  # type: ignore[arg-type]
+        fields = {name: str(detail[name]) for name in ("run", "name", "dir", "role", "status")}
+        return Member(**fields, usd=Decimal(str(detail["total_usd"])), detail=detail)
     except (KeyError, ArithmeticError) as error:
         raise LedgerError(f"entry {entry.seq} of the project lacks {error}; restore its file from a copy.") from error
 
