@@ -47,6 +47,8 @@ class Ledger:
         self.path = path
         self._db, self._read_only = connection, read_only
         self._mirror = Mirror(mirror_path(path))
+        self._totals = Totals()
+        """As in the book after our last append."""
         self._appended = self._mirror_is_behind = False
 
     @classmethod
@@ -99,6 +101,8 @@ class Ledger:
             self._catch_up()
         with sqlite_errors(self.path), transaction(self._db):
             seq, last_hash = self.head()
+            if self._totals.head != (seq, last_hash):  # another process wrote, or our last transaction was undone
+                self._totals = self.totals()
             totals = Totals()
             pending: list[Row] = []
             if not self._read_only:
@@ -125,15 +129,12 @@ class Ledger:
     def _add_totals(self, new: Totals) -> None:
         if not new.groups:
             return
-        for key, text in new.rows():
-            found = self._db.execute("SELECT sums FROM totals WHERE key = ?", (key,)).fetchone()
-            if found is None or key == HEAD:
-                self._db.execute(_UPSERT, (key, text))
-                continue
-            [known] = Totals.from_rows([(key, found[0])]).groups.values()
-            [more] = Totals.from_rows([(key, text)]).groups.values()
-            add_sums(known, more)
-            self._db.execute(_UPSERT, (key, canonical_json(known)))
+        for group, sums in new.groups.items():
+            known = self._totals.groups.setdefault(group, {})
+            add_sums(known, sums)
+            self._db.execute(_UPSERT, (canonical_json(list(group)), canonical_json(known)))
+        self._totals.head = new.head
+        self._db.execute(_UPSERT, (HEAD, canonical_json(list(new.head))))
 
     def _catch_up(self) -> None:
         self._mirror.catch_up(self._rows)
