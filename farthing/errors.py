@@ -17,7 +17,7 @@ The command line prints the message without a traceback and leaves with the exit
 """
 
 import errno
-from pathlib import Path
+import pathlib
 
 
 class FarthingError(Exception):
@@ -70,7 +70,7 @@ class BudgetReached(FarthingError):
     exit_code = 7
 
 
-def disk_error(path: Path, error: OSError) -> FarthingError:
+def disk_error(path: pathlib.Path, error: OSError) -> FarthingError:
     """What to say where `path` could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"no space left to write {path}; free some space and give the same command again")

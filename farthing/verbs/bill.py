@@ -24,6 +24,7 @@ def bill(
     sign: Annotated[
         Path | None, typer.Option(help="Sign the ledger's head with this Ed25519 key; made if it is not there.")
     ] = None,
+    signatures: Annotated[bool, typer.Option("--signatures", help="Prove the signed checkpoints beside the ledger.")] = False,
 ) -> None:
     """What a run or a project cost: by stage, by attempt, under three boundaries, with what is in each figure and what is not.
 
@@ -76,12 +77,21 @@ def bill(
         from farthing.ledger.sign import sign_ledger
 
         page["signed"] = sign_ledger(book, sign)
+    if signatures:
+        from farthing.ledger.sign import check_signatures
+
+        page["signatures"] = check_signatures(book)
     if as_json:
         sys.stdout.write(json.dumps(result.to_json() | page, indent=2) + "\n")
         return
     console = Console()
     render_bill(result, console)
-    if page:
+    for checkpoint in page.get("signatures", []):
+        line = (
+            f"signed on {checkpoint['at'][:10]} up to entry {checkpoint['head_seq']}: holds, by key {checkpoint['public_key']}"
+        )
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if "signed" in page:
         console.print(f"signed entry {page['signed']['head_seq']} into {book.with_suffix('.signed.jsonl')}", highlight=False)
     for target in written:
         console.print(f"wrote {target}", markup=False, highlight=False)
