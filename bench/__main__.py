@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from bench import claims, gap, install, kills, learning, memory, results, rollout, startup, training
+from bench import claims, gap, install, kills, learning, ledger, memory, results, rollout, startup, training
 
 
 def main() -> None:
@@ -15,6 +15,7 @@ def main() -> None:
         "gap": gap,
         "install": install,
         "kills": kills,
+        "ledger": ledger,
         "memory": memory,
         "startup": startup,
     }.items():

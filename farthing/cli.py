@@ -1,6 +1,6 @@
 """The command line: a table of verbs, each loaded when it is called; an error -> a message and an exit code.
 
-Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 run directory, 4 ledger, 5 diverged, 6 disk full, 130 interrupted.
+Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 run directory, 4 ledger, 5 diverged, 6 disk full, 7 budget reached, 130 interrupted.
 `farthing --help` reads the table alone, so that it is instant; a verb's module imports what it needs inside its function.
 """
 
@@ -31,7 +31,6 @@ VERBS = {
     "recipes": Verb("recipes:recipes", TRAIN, "The recipes that ship, with what to expect of each."),
     "runs": Verb("show:runs", LOOK, "List the runs below a folder: status, cost, and where the weights are."),
     "show": Verb("show:show", LOOK, "What a run did: stages, evaluations before and after, weights' digest."),
-    "bill": Verb("bill:bill", LOOK, "What a run cost: by stage, by attempt, what was wasted, and what is not included."),
     "doctor": Verb("doctor:doctor", LOOK, "Say in words what is wrong with a run, with the evidence and the knob to turn."),
     "plot": Verb("plot:plot", LOOK, "Draw a run's curves as PNG and SVG."),
     "profile": Verb(
@@ -43,6 +42,18 @@ VERBS = {
     "import-gguf": Verb(
         "import_gguf:import_gguf", USE, "Turn a GGUF file into a Hugging Face folder (fp32 safetensors, config, tokenizer)."
     ),
+    "bill": Verb(
+        "bill:bill",
+        MONEY,
+        "What a run or a project cost: by stage, by attempt, under three boundaries, with what is in each figure and what is not.",
+    ),
+    "correct": Verb(
+        "bill:correct",
+        MONEY,
+        "Enter a correction: a new entry that changes the sums; nothing in the ledger is ever overwritten.",
+    ),
+    "prices": Verb("prices:prices", MONEY, "What things cost, by which record, from which day, and who says so."),
+    "project": Verb("project:app", MONEY, "Group runs into one account."),
     "claim": Verb("claim:claim", MONEY, "Hold a published claim against arithmetic, dated prices and physics."),
     "compare": Verb(
         "compare:compare",

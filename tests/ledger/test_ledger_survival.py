@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.ledger import fill, kill_writers
 from farthing.errors import DiskFull, LedgerError
+from farthing.ledger import account
+from farthing.ledger.account import read_account
 from farthing.ledger.entries import Ledger
 
 EACH = 60
@@ -64,6 +67,40 @@ def test_sigkill_in_mid_write_loses_nothing_that_was_acknowledged(path: Path) ->
         assert acknowledged <= count <= acknowledged + 1
         assert ledger.append(attempt=1, kind="attempt_end", detail={"outcome": "killed"}).seq == count + 1
         assert ledger.verify() == count + 1
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
+def test_sigkills_one_after_another_lose_and_double_nothing(path: Path, kills: int) -> None:
+    assert kill_writers(path, kills, random.Random(kills)) == (0, 0, kills)
+
+
+def test_a_long_book_is_billed_from_its_totals(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(path, 300)
+    with Ledger.open(path, read_only=True) as ledger:
+        whole = read_account(ledger)
+    monkeypatch.setattr(account, "WHOLE_CHAIN", 100)
+    monkeypatch.setattr(account, "TAIL", 50)
+    with Ledger.open(path, read_only=True) as ledger:
+        tail = read_account(ledger)
+    assert (whole.chain, tail.chain) == ("whole", "tail")
+    assert whole.rows == tail.rows
+    last = whole.num_entries
+    for seq, found in ((last - 10, True), (10, False)):
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("DROP TRIGGER IF EXISTS entries_no_update")
+        db.execute("UPDATE entries SET tokens_out = tokens_out + 1 WHERE seq = ?", (seq,))
+        db.close()
+        with Ledger.open(path, read_only=True) as ledger:
+            if found:
+                with pytest.raises(LedgerError, match=f"entry {seq}"):
+                    read_account(ledger)
+            else:
+                read_account(ledger)  # beyond the tail: the audit finds it
+                with pytest.raises(LedgerError, match=f"entry {seq}"):
+                    ledger.verify()
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("UPDATE entries SET tokens_out = tokens_out - 1 WHERE seq = ?", (seq,))
+        db.close()
 
 
 def test_a_reader_sees_what_a_writer_appends_and_cannot_write(ledger: Ledger, path: Path) -> None:
@@ -119,7 +156,7 @@ def test_a_byte_flipped_anywhere_in_the_file_is_refused_or_harmless(path: Path) 
     assert refused > 50
 
 
-def test_foreign_and_future_files_are_refused_and_left_alone(tmp_path: Path) -> None:
+def test_foreign_and_other_version_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a database " * 100)
     with pytest.raises(LedgerError, match="not a database"):
@@ -134,13 +171,13 @@ def test_foreign_and_future_files_are_refused_and_left_alone(tmp_path: Path) -> 
         Ledger.open(foreign)
     assert foreign.read_bytes() == before
 
-    future = tmp_path / "future.sqlite"
-    Ledger.open(future).close()
-    db = sqlite3.connect(future)
-    db.execute("PRAGMA user_version = 2")
+    other_version = tmp_path / "other_version.sqlite"
+    Ledger.open(other_version).close()
+    db = sqlite3.connect(other_version)
+    db.execute("PRAGMA user_version = 1")
     db.close()
-    with pytest.raises(LedgerError, match="schema version 2"):
-        Ledger.open(future)
+    with pytest.raises(LedgerError, match="schema version 1"):
+        Ledger.open(other_version)
     with pytest.raises(LedgerError, match="no ledger at"):
         Ledger.open(tmp_path / "none.sqlite", read_only=True)
     assert not (tmp_path / "none.sqlite").exists()
