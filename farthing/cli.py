@@ -350,3 +350,8 @@ def import_gguf(
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+from farthing.verbs.audit import audit  # noqa: E402
+
+app.command()(audit)
