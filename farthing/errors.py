@@ -10,10 +10,14 @@ FarthingError
 ├── LedgerError          the ledger does not add up or its chain is broken      exit 4
 ├── TrainingDiverged     NaN or infinity in a loss, a gradient or a weight      exit 5
 ├── DiskFull             no space left; the last good checkpoint is kept        exit 6
-└── Interrupted          Ctrl-C: stopped cleanly with a checkpoint              exit 130
+├── Interrupted          Ctrl-C: stopped cleanly with a checkpoint              exit 130
+└── BudgetReached        the budget is spent: stopped cleanly with a checkpoint  exit 7
 
 The command line prints the message without a traceback and leaves with the exit code.
 """
+
+import errno
+from pathlib import Path
 
 
 class FarthingError(Exception):
@@ -60,3 +64,14 @@ class DiskFull(FarthingError):
 
 class Interrupted(FarthingError):
     exit_code = 130
+
+
+class BudgetReached(FarthingError):
+    exit_code = 7
+
+
+def disk_error(path: Path, error: OSError) -> FarthingError:
+    """What to say where `path` could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"no space left to write {path}; free some space and give the same command again")
+    return RunError(f"cannot write {path}: {error}; check the folder's permissions, or use another --run-dir")

@@ -10,7 +10,6 @@ run_dir/
 """
 
 import datetime
-import errno
 import fcntl
 import json
 import os
@@ -31,7 +30,7 @@ import psutil
 from farthing import __version__
 from farthing.clock import PhaseClock, Slice, phase_entry, process_age_ns, read_heartbeat
 from farthing.config import Recipe, StageConfig, parse_recipe
-from farthing.errors import DiskFull, FarthingError, Interrupted, LedgerError, RunError, RunLocked
+from farthing.errors import DiskFull, FarthingError, Interrupted, LedgerError, RunError, RunLocked, disk_error
 from farthing.ledger.entries import Ledger
 from farthing.ledger.prices import PriceRecord, load_price_book
 from farthing.metrics import METRICS
@@ -353,7 +352,7 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
                 file.write(b"\n")
             file.write(json.dumps(row).encode() + b"\n")
     except OSError as error:
-        raise _disk_error(path, error) from error
+        raise disk_error(path, error) from error
 
 
 def _ends_line(file: IO[bytes]) -> bool:
@@ -373,13 +372,7 @@ def write_json(path: Path, value: Any) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _disk_error(path, error) from error
-
-
-def _disk_error(path: Path, error: OSError) -> FarthingError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"no space left to write {path}; free some space and give the same command again")
-    return RunError(f"cannot write {path}: {error}; check the folder's permissions, or use another --run-dir")
+        raise disk_error(path, error) from error
 
 
 def read_json(path: Path) -> Any:

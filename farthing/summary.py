@@ -9,6 +9,7 @@ from typing import Any
 
 from farthing.config import Recipe, parse_recipe
 from farthing.errors import FarthingError, RunError
+from farthing.ledger.account import read_account
 from farthing.ledger.bill import Bill, make_bill
 from farthing.ledger.entries import Ledger
 from farthing.run import read_json
@@ -34,13 +35,12 @@ def recipe_of(run_dir: Path) -> Recipe:
 
 
 def bill_of(run_dir: Path) -> Bill:
-    """The bill, after the ledger's whole chain has been checked."""
+    """The bill, after the ledger's chain has been checked (see ledger/account.py for how much of a long one)."""
     info = read_json(run_dir / "run.json")
     peaks = [v for k, v in info["machine"].items() if k.startswith("matmul_peak_flops")]
     with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
-        ledger.verify()
         pretrains = any(stage.kind == "pretrain" for stage in recipe_of(run_dir).stages.values())
-        return make_bill(ledger.entries(), peak_flops=peaks[0] if peaks else None, pretrains=pretrains)
+        return make_bill(read_account(ledger), peaks[0] if peaks else None, pretrains)
 
 
 def read_metrics(run_dir: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Fields of one timed slice in -> a numbered, hash-chained entry in an append-only SQLite book.
+"""Fields of one row in -> a numbered, hash-chained entry of an append-only SQLite book (schema version 2).
 
 The chain is the old one of Haber and Stornetta (1991): every entry's sha256 covers its own columns as they are stored
 and the hash of the entry before it, so a changed, removed or inserted entry breaks every hash that follows. Money is
@@ -17,14 +17,19 @@ from typing import Required, TypedDict
 
 from farthing.errors import LedgerError
 
-KINDS = ("attempt_start", "phase", "attempt_end")
+KINDS = (
+    "price", "attempt_start", "device", "phase", "attempt_end", "storage", "api", "expense", "artefact", "correction", "run",
+)  # fmt: skip
 PHASES = ("setup", "rollout", "reward", "update", "weight_sync", "eval", "checkpoint", "idle")
+PURPOSES = ("train", "data", "evaluation", "experiment", "idle", "storage", "api_teacher")
+OUTCOMES = ("ok", "failed", "interrupted", "killed")
 ENERGY_METHODS = ("measured", "modelled", "assumed")
 """From the strongest to the weakest; a sum is only as good as its weakest part."""
 
 MONEY = Context(prec=60, rounding=ROUND_HALF_EVEN)
 """Wide enough that no sum or product of prices is ever rounded; `to_picousd` is the one place that rounds."""
 PICOUSD = Decimal("1e-12")
+_TOO_MUCH = Decimal("1e30")
 GENESIS = "0" * 64
 """`prev_hash` of the first entry."""
 
@@ -35,9 +40,15 @@ class Entry:
 
     seq: int
     at: str
-    """UTC, ISO-8601 with microseconds: the end of the slice."""
+    """UTC, ISO-8601 with microseconds: the end of the slice by the wall clock; nothing is computed from it."""
+    mono_ns: int
+    """CLOCK_MONOTONIC at the end of the slice; 0: no clock belongs to it. Entries of one flush share it."""
     attempt: int
+    """0: outside any attempt."""
     kind: str
+    purpose: str
+    outcome: str
+    """What was known at writing; that work was superseded shows later, from where the next attempt went on."""
     stage: str
     step: int
     """0-based; -1 where none."""
@@ -46,13 +57,19 @@ class Entry:
     """Nanoseconds on the wall for which all `num_devices` were held."""
     num_devices: int
     device: str
+    price: str
+    """Id of the price record that made `usd`."""
     usd: Decimal
+    busy_ns: int
+    """Of `held_ns`, how long a device was busy; -1: not known."""
     tokens_in: int
     tokens_out: int
     tokens_trained: int
     model_flops: int
     energy_mj: int
     """Millijoules, all devices together."""
+    energy_error_mj: int
+    """Half width of its error band."""
     energy_method: str
     detail: str
     """Canonical JSON."""
@@ -64,28 +81,34 @@ class EntryFields(TypedDict, total=False):
     """What a caller gives; the book adds `seq`, `prev_hash` and `hash`."""
 
     at: str
+    mono_ns: int
     attempt: Required[int]
     kind: Required[str]
+    purpose: str
+    outcome: str
     stage: str
     step: int
     phase: str
     held_ns: int
     num_devices: int
     device: str
+    price: str
     usd: Decimal
+    busy_ns: int
     tokens_in: int
     tokens_out: int
     tokens_trained: int
     model_flops: int
     energy_mj: int
+    energy_error_mj: int
     energy_method: str
     detail: str | Mapping[str, object]
 
 
 COLUMNS = tuple(field.name for field in fields(Entry))
-_COUNTS = (
-    "attempt", "held_ns", "num_devices", "tokens_in", "tokens_out", "tokens_trained", "model_flops", "energy_mj",
-)  # fmt: skip
+AMOUNTS = ("held_ns", "tokens_in", "tokens_out", "tokens_trained", "model_flops", "energy_mj", "energy_error_mj")
+"""What is summed, `usd` and `busy_ns` aside; in a correction these are differences, which may be negative."""
+_INTEGERS = ("seq", "mono_ns", "attempt", "step", "num_devices", "busy_ns", *(name for name in AMOUNTS if name != "model_flops"))
 
 
 def canonical_json(value: object) -> str:
@@ -98,8 +121,18 @@ def utc_now() -> str:
 
 
 def to_picousd(usd: Decimal) -> Decimal:
-    """Rounded half-even to 1e-12 USD."""
-    return usd.quantize(PICOUSD, context=MONEY)
+    """Rounded half-even to 1e-12 USD; minus zero becomes zero."""
+    return MONEY.add(usd.quantize(PICOUSD, context=MONEY), Decimal(0))
+
+
+def picousd(usd: Decimal) -> int:
+    """The amount as an integer of 1e-12 USD, exactly."""
+    return int(usd.scaleb(12, MONEY))
+
+
+def usd_text(picousd: int) -> str:
+    """An integer of 1e-12 USD as decimal text with twelve places."""
+    return f"{Decimal(picousd).scaleb(-12, MONEY):f}"
 
 
 def make_entry(new: EntryFields, seq: int, prev_hash: str) -> Entry:
@@ -108,20 +141,26 @@ def make_entry(new: EntryFields, seq: int, prev_hash: str) -> Entry:
     unsealed = Entry(
         seq=seq,
         at=_utc(new["at"]) if "at" in new else utc_now(),
+        mono_ns=new.get("mono_ns", 0),
         attempt=new["attempt"],
         kind=new["kind"],
+        purpose=new.get("purpose", ""),
+        outcome=new.get("outcome", ""),
         stage=new.get("stage", ""),
         step=new.get("step", -1),
         phase=new.get("phase", ""),
         held_ns=new.get("held_ns", 0),
         num_devices=new.get("num_devices", 1),
         device=new.get("device", ""),
+        price=new.get("price", ""),
         usd=to_picousd(new.get("usd", Decimal(0))),
+        busy_ns=new.get("busy_ns", -1),
         tokens_in=new.get("tokens_in", 0),
         tokens_out=new.get("tokens_out", 0),
         tokens_trained=new.get("tokens_trained", 0),
         model_flops=new.get("model_flops", 0),
         energy_mj=new.get("energy_mj", 0),
+        energy_error_mj=new.get("energy_error_mj", 0),
         energy_method=new.get("energy_method", "assumed"),
         detail=_detail(new.get("detail", "{}")),
         prev_hash=prev_hash,
@@ -144,7 +183,7 @@ def from_row(row: Sequence[int | str]) -> Entry:
     """The entry in a stored row; LedgerError naming its seq if a column does not hold what it should."""
     stored = dict(zip(COLUMNS, row, strict=True))
     for name, value in stored.items():
-        wanted = int if name in (*_COUNTS, "seq", "step") and name != "model_flops" else str
+        wanted = int if name in _INTEGERS else str
         if not isinstance(value, wanted):
             raise LedgerError(_damaged(row[0], f"{name} is {value!r}, which is no {wanted.__name__}"))
     try:
@@ -161,6 +200,17 @@ def row_hash(row: Sequence[object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def detail_of(entry: Entry) -> dict[str, object]:
+    """The entry's detail as a mapping; LedgerError where it holds none."""
+    try:
+        found = json.loads(entry.detail)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise LedgerError(_damaged(entry.seq, f"its detail {entry.detail[:80]!r} is no JSON object"))
+    return found
+
+
 def _damaged(seq: object, what: str) -> str:
     return f"ledger entry {seq} is damaged: {what}. Restore the ledger file from a copy; entries before it still stand."
 
@@ -170,14 +220,18 @@ def _check(new: EntryFields) -> None:
     if unknown:
         raise LedgerError(f"unknown ledger fields {unknown}; allowed: {', '.join(EntryFields.__annotations__)}.")
     _one_of("kind", new["kind"], KINDS)
-    _one_of("phase", new.get("phase", ""), PHASES if new["kind"] == "phase" else ("",))
+    is_correction = new["kind"] == "correction"
+    _one_of("phase", new.get("phase", ""), PHASES if new["kind"] == "phase" else ("", *PHASES) if is_correction else ("",))
+    _one_of("purpose", new.get("purpose", ""), ("", *PURPOSES))
+    _one_of("outcome", new.get("outcome", ""), ("", *OUTCOMES))
     _one_of("energy_method", new.get("energy_method", "assumed"), ENERGY_METHODS)
-    for name in _COUNTS:
+    for name in AMOUNTS:
+        _check_int(name, new.get(name, 0), least=-(2**63) + 1 if is_correction else 0)
+    for name in ("attempt", "num_devices", "mono_ns"):
         _check_int(name, new.get(name, 0), least=0)
     _check_int("step", new.get("step", -1), least=-1)
-    usd: object = new.get("usd", Decimal(0))
-    if not isinstance(usd, Decimal) or not usd.is_finite() or usd < 0:
-        raise LedgerError(f"usd is {usd!r}; it must be a finite Decimal, 0 or more, never a float: use prices.cost().")
+    _check_busy(new.get("busy_ns", -1), new.get("held_ns", 0), is_correction)
+    _check_usd(new.get("usd", Decimal(0)), may_be_negative=new["kind"] in ("correction", "run"))
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -187,9 +241,25 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 def _check_int(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise LedgerError(f"ledger field {name} is {value!r}; it must be an integer, {least} or more.")
+        allowed = f"{least} or more" if least >= -1 else "of less than 63 bits"
+        raise LedgerError(f"ledger field {name} is {value!r}; it must be an integer, {allowed}.")
     if name != "model_flops" and value >= 2**63:
         raise LedgerError(f"ledger field {name} is {value}; the book holds less than 2**63. Append shorter slices.")
+
+
+def _check_busy(busy_ns: int, held_ns: int, is_correction: bool) -> None:
+    _check_int("busy_ns", busy_ns, least=-(2**63) + 1 if is_correction else -1)
+    if busy_ns > held_ns and not is_correction:
+        raise LedgerError(f"ledger field busy_ns is {busy_ns}, more than the {held_ns} ns held; a device is busy only while held.")
+
+
+def _check_usd(usd: object, may_be_negative: bool) -> None:
+    fits = isinstance(usd, Decimal) and usd.is_finite() and abs(usd) < _TOO_MUCH
+    if not fits or (usd < 0 and not may_be_negative):  # type: ignore[operator]  # fits: it is a Decimal
+        raise LedgerError(
+            f"usd is {usd!r}; it must be a finite Decimal, 0 or more (below 0 only in a correction), never a float: "
+            "use prices.cost()."
+        )
 
 
 def _utc(at: str) -> str:
@@ -199,7 +269,7 @@ def _utc(at: str) -> str:
         raise LedgerError(f"ledger field at is {at!r}; it must be ISO-8601, as entry.utc_now() gives it.") from None
     if moment.utcoffset() != timedelta(0):
         raise LedgerError(f"ledger field at is {at!r}, which is not UTC; use entry.utc_now().")
-    return moment.isoformat(timespec="microseconds")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _detail(detail: str | Mapping[str, object]) -> str:

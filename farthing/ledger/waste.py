@@ -1,49 +1,60 @@
 """What each attempt did where, and where the next ones resumed -> which of it was thrown away.
 
-A position is (rank of the stage in the run, step). A checkpoint at a position keeps that position and all before it.
+A position is (rank of the stage in the run, step). A checkpoint at a position keeps that position and all before it; an
+evaluation that was written to disk is kept as well, for no later attempt repeats it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from farthing.ledger.entries import Ledger
+from farthing.ledger.entry import Entry
+from farthing.ledger.totals import Group, Sums, Totals, add_sums, group_of, sums_of
+
 SET_UP_STEP = -1
+OUTSIDE_RANK = -1
 Position = tuple[int, int]
 """(stage rank, step); the rank of work outside every stage is -1."""
 FROM_SCRATCH: Position = (-2, -1)
 """Before everything: what an attempt without `resumed_from` starts at."""
-
-
-@dataclass(slots=True)
-class Spent:
-    """Exact sums: wall nanoseconds, device-nanoseconds and picodollars."""
-
-    held_ns: int = 0
-    device_ns: int = 0
-    picousd: int = 0
-
-    def add(self, other: "Spent") -> None:
-        self.held_ns += other.held_ns
-        self.device_ns += other.device_ns
-        self.picousd += other.picousd
+Lost = dict[Group, Sums]
 
 
 @dataclass(slots=True)
 class Life:
     """One attempt as far as waste is concerned."""
 
+    attempt: int
+    seqs: range
+    """From its attempt_start to the next one's."""
     resumed_at: Position
     outcome: str = "running"
-    spent: dict[Position, Spent] = field(default_factory=dict)
+    kept_evals: set[int] = field(default_factory=set)
+    """mono_ns of the flushes whose evaluation is on disk."""
 
 
-def thrown_away(lives: list[Life]) -> list[frozenset[Position]]:
-    """For each attempt, in order, the positions whose work did not reach the end of the run.
+def thrown_away(ledger: Ledger, totals: Totals, corrections: Iterable[Entry], lives: list[Life], ranks: dict[str, int]) -> Lost:
+    """The sums of the work that did not reach the end of the run.
 
     Attempt a loses what lies after the checkpoint from which attempt a+1 resumed, and after the checkpoint of any later
     attempt that went back further still, up to the next attempt that ended well. Set-up counts as lost only if
     nothing else of the attempt was kept. An attempt that ended well loses nothing; nor, so far, does the last one.
     """
-    return [_lost(life, _went_back_to(lives[number + 1 :])) for number, life in enumerate(lives)]
+    lost: Lost = {}
+    for number, life in enumerate(lives):
+        kept_to = _went_back_to(lives[number + 1 :])
+        if kept_to is None or life.outcome == "ok":
+            continue
+        if not _kept_progress(ledger, totals, life, kept_to, ranks):
+            for group, sums in totals.groups.items():
+                if group.attempt == life.attempt and group.phase:
+                    add_sums(lost.setdefault(group, {}), sums)
+            continue
+        mine = [entry for entry in corrections if entry.attempt == life.attempt and entry.phase]
+        for entry in (*_after(ledger, life, kept_to, ranks), *mine):
+            if _is_lost(entry, life, kept_to, ranks):
+                add_sums(lost.setdefault(group_of(entry), {}), sums_of(entry))
+    return lost
 
 
 def _went_back_to(later: list[Life]) -> Position | None:
@@ -55,21 +66,31 @@ def _went_back_to(later: list[Life]) -> Position | None:
     return earliest
 
 
-def _lost(life: Life, kept_to: Position | None) -> frozenset[Position]:
-    if kept_to is None or life.outcome == "ok":
-        return frozenset()
-    kept = {position for position in life.spent if position <= kept_to}
-    progress = {position for position in kept if not _is_set_up(position, kept_to)}
-    return frozenset(life.spent) - (kept if progress else frozenset())
+def _kept_progress(ledger: Ledger, totals: Totals, life: Life, kept_to: Position, ranks: dict[str, int]) -> bool:
+    """Whether anything but set-up is kept."""
+    if life.kept_evals:
+        return True
+    mine = {group.stage for group in totals.groups if group.attempt == life.attempt and group.kind == "phase"}
+    if any(OUTSIDE_RANK < ranks[stage] < kept_to[0] for stage in mine):
+        return True
+    stage = next((name for name, rank in ranks.items() if rank == kept_to[0]), None)
+    if stage is None or stage not in mine or stage == "":
+        return False
+    within = "seq < ? AND kind = 'phase' AND attempt = ? AND stage = ? AND step BETWEEN 0 AND ?"
+    values = (life.seqs.stop, life.attempt, stage, kept_to[1])
+    return next(ledger.entries(life.seqs.start - 1, within, values), None) is not None
 
 
-def _is_set_up(position: Position, kept_to: Position) -> bool:
-    rank, step = position
-    return rank == -1 or (rank == kept_to[0] and step == SET_UP_STEP)
+def _after(ledger: Ledger, life: Life, kept_to: Position, ranks: dict[str, int]) -> Iterable[Entry]:
+    """The attempt's phases after the kept position; SQLite skips the others."""
+    earlier = [name for name, rank in ranks.items() if rank < kept_to[0]]
+    stage = next((name for name, rank in ranks.items() if rank == kept_to[0]), "")
+    marks = ", ".join("?" * len(earlier))
+    kept = f"stage IN ({marks}) OR (stage = ? AND step <= ?)"
+    within = f"seq < ? AND kind = 'phase' AND attempt = ? AND NOT ({kept})"
+    return ledger.entries(life.seqs.start - 1, within, (life.seqs.stop, life.attempt, *earlier, stage, kept_to[1]))
 
 
-def total(spent: Mapping[Position, Spent]) -> Spent:
-    both = Spent()
-    for part in spent.values():
-        both.add(part)
-    return both
+def _is_lost(entry: Entry, life: Life, kept_to: Position, ranks: dict[str, int]) -> bool:
+    on_disk = entry.phase == "eval" and entry.mono_ns in life.kept_evals
+    return not on_disk and (ranks[entry.stage], entry.step) > kept_to

@@ -24,6 +24,7 @@ def fill(ledger: Ledger, count: int = 5) -> None:
             phase="rollout",
             held_ns=1_000_000 + number,
             device="local-cpu",
+            busy_ns=500_000,
             usd=Decimal("0.000000036847"),
             tokens_in=10,
             tokens_out=20,
@@ -58,9 +59,10 @@ def test_what_was_given_comes_back_exactly(ledger: Ledger) -> None:
 def test_the_hash_is_sha256_of_the_canonical_json_of_the_stored_columns(ledger: Ledger, path: Path) -> None:
     entry = ledger.append(attempt=1, kind="attempt_start", at="2026-11-22T01:02:03.5Z", detail={"b": 1, "a": None})
     by_hand = (
-        '{"at":"2026-11-22T01:02:03.500000+00:00","attempt":1,"detail":"{\\"a\\":null,\\"b\\":1}","device":"",'
-        '"energy_method":"assumed","energy_mj":0,"held_ns":0,"kind":"attempt_start","model_flops":"0",'
-        f'"num_devices":1,"phase":"","prev_hash":"{GENESIS}","seq":1,"stage":"","step":-1,"tokens_in":0,'
+        '{"at":"2026-11-22T01:02:03.500000+00:00","attempt":1,"busy_ns":-1,"detail":"{\\"a\\":null,\\"b\\":1}","device":"",'
+        '"energy_error_mj":0,"energy_method":"assumed","energy_mj":0,"held_ns":0,"kind":"attempt_start","model_flops":"0",'
+        '"mono_ns":0,"num_devices":1,"outcome":"","phase":"",'
+        f'"prev_hash":"{GENESIS}","price":"","purpose":"","seq":1,"stage":"","step":-1,"tokens_in":0,'
         '"tokens_out":0,"tokens_trained":0,"usd":"0.000000000000"}'
     )
     assert entry.hash == hashlib.sha256(by_hand.encode()).hexdigest()
@@ -153,7 +155,7 @@ def test_the_database_itself_refuses_changes(ledger: Ledger, path: Path, stateme
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("kind", "pause", "allowed: 'attempt_start', 'phase', 'attempt_end'"),
+        ("kind", "pause", "allowed: 'price', 'attempt_start'"),
         ("phase", "", "'rollout'"),
         ("usd", 0.1, "never a float"),
         ("usd", Decimal("NaN"), "finite"),

@@ -119,7 +119,7 @@ def test_a_byte_flipped_anywhere_in_the_file_is_refused_or_harmless(path: Path) 
     assert refused > 50
 
 
-def test_foreign_and_future_files_are_refused_and_left_alone(tmp_path: Path) -> None:
+def test_foreign_and_other_version_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a database " * 100)
     with pytest.raises(LedgerError, match="not a database"):
@@ -134,13 +134,13 @@ def test_foreign_and_future_files_are_refused_and_left_alone(tmp_path: Path) -> 
         Ledger.open(foreign)
     assert foreign.read_bytes() == before
 
-    future = tmp_path / "future.sqlite"
-    Ledger.open(future).close()
-    db = sqlite3.connect(future)
-    db.execute("PRAGMA user_version = 2")
+    other_version = tmp_path / "other_version.sqlite"
+    Ledger.open(other_version).close()
+    db = sqlite3.connect(other_version)
+    db.execute("PRAGMA user_version = 1")
     db.close()
-    with pytest.raises(LedgerError, match="schema version 2"):
-        Ledger.open(future)
+    with pytest.raises(LedgerError, match="schema version 1"):
+        Ledger.open(other_version)
     with pytest.raises(LedgerError, match="no ledger at"):
         Ledger.open(tmp_path / "none.sqlite", read_only=True)
     assert not (tmp_path / "none.sqlite").exists()

@@ -1,0 +1,224 @@
+"""A ledger -> its account: sums by group, each with whether its work was kept, and the attempts behind them.
+
+This is what every bill, boundary and export is made of, and what a project copies in when a run ends.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from farthing.errors import LedgerError
+from farthing.ledger.entries import Ledger
+from farthing.ledger.entry import GENESIS, Entry, detail_of
+from farthing.ledger.totals import Group, Sums, Totals, add_sums
+from farthing.ledger.waste import FROM_SCRATCH, OUTSIDE_RANK, Life, Position, thrown_away
+
+WHOLE_CHAIN = 50_000
+"""Up to so many entries a bill recomputes the whole chain; of longer books the last TAIL, `farthing audit` the rest."""
+TAIL = 1000
+
+
+class ResumedFrom(BaseModel):
+    """The last position that a checkpoint keeps; step -1: no step of that stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stage: str
+    step: int = Field(ge=-1)
+
+
+class StartDetail(BaseModel):
+    """What the bill reads from the `detail` of an attempt_start."""
+
+    price: str
+    resumed_from: ResumedFrom | None = None
+
+
+class EndDetail(BaseModel):
+    """What the bill reads from the `detail` of an attempt_end."""
+
+    outcome: Literal["ok", "failed", "interrupted", "killed"]
+    error: str | None = None
+    reason: str | None = None
+
+
+_Detail = TypeVar("_Detail", StartDetail, EndDetail)
+
+
+class Row(NamedTuple):
+    """Sums of entries alike; `kept` is False for work that was thrown away."""
+
+    group: Group
+    kept: bool
+    sums: Sums
+
+
+OUTSIDE_STAGES = "set-up and between stages"
+_NAMES = {"storage": "storage", "api": "bought tokens", "expense": "stated expenses"}
+
+
+def stage_name(row: Row) -> str:
+    """The line of the bill that a row belongs to."""
+    if row.group.stage:
+        return row.group.stage
+    kind = "storage" if row.group.purpose == "storage" else row.group.kind
+    return _NAMES.get(kind, OUTSIDE_STAGES)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One process life."""
+
+    number: int
+    started_at: str
+    ended_at: str
+    resumed_from: ResumedFrom | None
+    outcome: str = "running"
+    error: str | None = None
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Account:
+    """What a book says, summed."""
+
+    rows: list[Row] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    prices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Price id -> its record, as the book keeps it."""
+    corrections: list[Entry] = field(default_factory=list)
+    artefacts: list[Entry] = field(default_factory=list)
+    num_entries: int = 0
+    head_hash: str = GENESIS
+    first_hash: str = ""
+    """Hash of entry 1: what tells this run from every other."""
+    chain: str = "whole"
+    """How much of the hash chain was recomputed: whole, or tail."""
+
+    @property
+    def status(self) -> str:
+        """Outcome of the last attempt."""
+        return self.attempts[-1].outcome if self.attempts else "running"
+
+
+def read_account(ledger: Ledger) -> Account:
+    """Checks the chain (all of it, or of a long book its tail) and sums; LedgerError where the book does not add up."""
+    is_long = ledger.head()[0] > WHOLE_CHAIN
+    if not is_long:
+        ledger.verify()
+    with ledger.snapshot():
+        if is_long:
+            ledger.verify_tail(TAIL)
+        totals, events = ledger.totals(), ledger.events()
+        account = Account(chain="tail" if is_long else "whole")
+        account.num_entries, account.head_hash = totals.head
+        first = next(ledger.entries(), None)
+        account.first_hash = first.hash if first else ""
+        lives, ranks = _read_events(account, events, totals, ledger)
+        lost = thrown_away(ledger, totals, account.corrections, lives, ranks)
+    account.rows = list(_rows(totals, lost))
+    return account
+
+
+def _rows(totals: Totals, lost: dict[Group, Sums]) -> list[Row]:
+    rows = []
+    for group, sums in totals.groups.items():
+        gone = lost.get(group)
+        if gone is None:
+            rows.append(Row(group, True, sums))
+            continue
+        kept = dict(sums)
+        add_sums(kept, gone, sign=-1)
+        if kept["entries"]:
+            rows.append(Row(group, True, kept))
+        rows.append(Row(group, False, gone))
+    return rows
+
+
+def _read_events(account: Account, events: list[Entry], totals: Totals, ledger: Ledger) -> tuple[list[Life], dict[str, int]]:
+    starts = [e for e in events if e.kind == "attempt_start"]
+    ends = {e.attempt: e for e in events if e.kind == "attempt_end"}
+    _check_turns(starts, ends, totals, ledger, account.num_entries)
+    account.prices = {str(d["id"]): d for d in (detail_of(e) for e in events if e.kind == "price")}
+    account.corrections = [e for e in events if e.kind == "correction"]
+    account.artefacts = [e for e in events if e.kind == "artefact"]
+    details = {e.attempt: _read_detail(e, StartDetail) for e in starts}
+    ranks = _ranks([e.attempt for e in starts], details, totals)
+    lives = []
+    for number, start in enumerate(starts):
+        is_last = number == len(starts) - 1
+        stop = account.num_entries + 1 if is_last else starts[number + 1].seq
+        resumed = details[start.attempt].resumed_from
+        attempt = Attempt(start.attempt, start.at, start.at, resumed)
+        end = ends.get(start.attempt)
+        if end is not None:
+            ended = _read_detail(end, EndDetail)
+            attempt.ended_at, attempt.outcome, attempt.error, attempt.reason = end.at, ended.outcome, ended.error, ended.reason
+        else:
+            attempt.ended_at = ledger.last_at(range(start.seq, stop))
+            attempt.outcome = "running" if is_last else "killed"  # a later attempt holds the run: this one cannot be running
+        account.attempts.append(attempt)
+        at: Position = FROM_SCRATCH if resumed is None else (ranks[resumed.stage], resumed.step)
+        life = Life(start.attempt, range(start.seq, stop), at, attempt.outcome)
+        life.kept_evals = {
+            e.mono_ns for e in account.artefacts if e.attempt == start.attempt and detail_of(e).get("keeps") == "eval"
+        }
+        lives.append(life)
+    return lives, ranks
+
+
+def _check_turns(starts: list[Entry], ends: dict[int, Entry], totals: Totals, ledger: Ledger, last_seq: int) -> None:
+    for before, start in zip(starts, starts[1:], strict=False):
+        if start.attempt <= before.attempt:
+            raise LedgerError(f"entry {start.seq} starts attempt {start.attempt} out of turn; attempts only count up.")
+    strangers = {g.attempt for g in totals.groups if g.kind in ("phase", "attempt_end")} - {start.attempt for start in starts}
+    if strangers:
+        first = next(ledger.entries(0, "attempt = ? AND kind IN ('phase', 'attempt_end')", (min(strangers),)))
+        raise LedgerError(
+            f"entry {first.seq} ({first.kind}) belongs to attempt {first.attempt}, which never started; the bill would not add up."
+        )
+    for number, start in enumerate(starts):
+        end = ends.get(start.attempt)
+        stop = starts[number + 1].seq if number + 1 < len(starts) else last_seq + 1
+        late = None if end is None else next(ledger.entries(end.seq, "seq < ? AND kind = 'phase'", (stop,)), None)
+        if late is not None:
+            raise LedgerError(
+                f"entry {late.seq} (phase) belongs to attempt {late.attempt}, which has ended; the bill would not add up."
+            )
+
+
+def _ranks(attempts: list[int], details: dict[int, StartDetail], totals: Totals) -> dict[str, int]:
+    """Stages by their first appearance, as what was resumed or worked on; work outside every stage before them all."""
+    ranks = {"": OUTSIDE_RANK}
+    for attempt in attempts:
+        resumed = details[attempt].resumed_from
+        worked_on = [g.stage for g in totals.groups if g.attempt == attempt and g.phase]
+        for stage in ([resumed.stage] if resumed else []) + worked_on:
+            ranks.setdefault(stage, len(ranks) - 1)
+    return ranks
+
+
+def _read_detail(entry: Entry, model: type[_Detail]) -> _Detail:
+    try:
+        return model.model_validate_json(entry.detail)
+    except ValidationError as error:
+        raise LedgerError(
+            f"entry {entry.seq}, {entry.kind} of attempt {entry.attempt}, has a detail that a bill cannot read: {error}"
+        ) from error
+
+
+def to_groups(rows: list[Row]) -> list[list[Any]]:
+    """Rows as JSON, attempts folded together: what a project keeps of a run."""
+    folded: dict[tuple[Group, bool], Sums] = {}
+    for row in rows:
+        add_sums(folded.setdefault((row.group._replace(attempt=0), row.kept), {}), row.sums)
+    return [[[*group, kept], sums] for (group, kept), sums in folded.items()]
+
+
+def from_groups(groups: Any) -> list[Row]:
+    """LedgerError where they are not as `to_groups` writes them."""
+    try:
+        return [Row(Group(*key[:-1]), bool(key[-1]), {str(n): int(v) for n, v in sums.items()}) for key, sums in groups]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(f"a run's figures in the project are damaged ({error}): {json.dumps(groups)[:80]}") from error
