@@ -162,4 +162,4 @@ def _schema(check: Check, db: sqlite3.Connection) -> None:
 
 
 def _spaced(sql: str) -> str:
-    return re.sub(r"\s+", " ", sql).strip()
+    return re.sub(r"\s+", " ", sql).replace("( ", "(").strip()
