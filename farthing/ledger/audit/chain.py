@@ -25,8 +25,6 @@ class Chain:
         self.mirror = Check("mirror", "Is every line of the JSONL mirror the entry of the SQLite file?")
         self.count = 0
         self.head_hash = GENESIS
-        self.damaged: list[int] = []
-        """Entries of which the SQLite file's copy is wrong."""
         self.mirror_behind = 0
         self.half_line = 0
         self._last = {GENESIS}
@@ -92,6 +90,7 @@ class Chain:
                 row, found = here, True
             elif isinstance(row.seq, int) and row.seq > self.count + 1:
                 yield from self._gap(row.seq)
+                self._last.add(row.prev_hash)  # named as missing; what follows from them is not wrong as well
             else:
                 self._broken(self.count + 1, (), f"an entry numbered {row.seq!r} stands in its place", None)
                 return
@@ -141,14 +140,13 @@ class Chain:
             return row, (), (what, None)
         if self._searches < _SEARCHES:
             self._searches += 1
-            if (right := nearest(row)) is not None:
-                columns = differing(row, right)
-                values = "; ".join(f"{c} is {getattr(row, c)!r}, was {getattr(right, c)!r}" for c in columns)
-                return right, columns, (values[:500], "with that one character changed back it gives its hash")
+            if (near := nearest(row)) is not None:
+                columns = differing(row, near)
+                values = "; ".join(f"{c} is {getattr(row, c)!r}, was {getattr(near, c)!r}" for c in columns)
+                return near, columns, (values[:500], "with that one character changed back it gives its hash")
         return row, (), ("its columns do not give its hash; no single byte explains it, so the column cannot be told", None)
 
     def _broken(self, seq: int, columns: tuple[str, ...], what: str, restore: str | None) -> None:
-        self.damaged.append(seq)
         self.chain.found(Finding(what, entry=seq, columns=columns, restore=restore or "restore the file from a copy"))
 
     def _gap(self, before: int) -> Iterator[Row]:
@@ -237,7 +235,7 @@ class Chain:
                 "changed and all its hashes were made anew",
                 entry=row.seq,
                 columns=columns,
-                restore="no hash inside can tell which is the forgery; a head noted elsewhere (--head) or a signed checkpoint can",
+                restore="no hash inside tells which is the forgery; a head noted elsewhere (--head) or a signature does",
             )
         )
 

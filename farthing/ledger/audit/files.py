@@ -8,7 +8,7 @@ from farthing.ledger.audit.locate import place_of_byte
 from farthing.ledger.audit.pages import Log, Malformed, Pages
 from farthing.ledger.audit.reader import Files
 from farthing.ledger.audit.report import Check, Finding
-from farthing.ledger.audit.schema import APPLICATION_ID, DDL, VERSION
+from farthing.ledger.audit.schema import APPLICATION_ID, DDL, PAGE_BYTES, VERSION
 from farthing.ledger.audit.seal import Damage, compare, read_seal
 from farthing.ledger.audit.structure import stray_bytes
 from farthing.ledger.audit.wal import WalReport, check_wal
@@ -86,11 +86,10 @@ def check_log(files: Files) -> tuple[Check, WalReport]:
     return check, report
 
 
-def check_pages(files: Files, log: WalReport, num_entries: int, is_sealed: bool, db: sqlite3.Connection | None) -> Check:
+def check_pages(files: Files, log: WalReport, num_entries: int, is_sealed: bool, db: sqlite3.Connection) -> Check:
     """The pages themselves, byte by byte, where no seal vouches for them."""
     check = Check("pages", "Does the SQLite file hold nothing but the book: no stray byte, no wrong link, its own tables?")
-    if db is not None:
-        _schema(check, db)
+    _schema(check, files, db)
     if is_sealed:
         check.evidence = "vouched for by the seal"
         return check
@@ -109,9 +108,11 @@ def check_pages(files: Files, log: WalReport, num_entries: int, is_sealed: bool,
                 _stray(check, files, Pages(file), num_entries)
     except Malformed as error:
         check.found(Finding(str(error), file=files.sqlite.name, offset=0, length=100))
-    if db is not None:
-        _integrity(check, db)
-    check.evidence = check.evidence or f"every byte of {files.sqlite.stat().st_size} accounted for"
+    _integrity(check, files, db)
+    if not check.evidence:
+        check.evidence = (
+            f"{files.sqlite.stat().st_size} bytes accounted for; only a seal proves the SQLite release in the header"
+        )
     return check
 
 
@@ -134,31 +135,36 @@ def _stray(check: Check, files: Files, pages: Pages, num_entries: int) -> None:
         check.found(Finding(what, file=files.sqlite.name, offset=offset, length=length, restore=restore))
 
 
-def _integrity(check: Check, db: sqlite3.Connection) -> None:
+def _integrity(check: Check, files: Files, db: sqlite3.Connection) -> None:
     try:
         for (line,) in db.execute(f"PRAGMA integrity_check({_INTEGRITY_LINES})"):
             if line != "ok":
-                check.found(Finding(f"SQLite's own check: {line}"))
+                check.found(Finding(f"SQLite's own check: {line}", file=files.sqlite.name))
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         check.found(Finding(f"SQLite's own check stops: {error}"))
 
 
-def _schema(check: Check, db: sqlite3.Connection) -> None:
+def _schema(check: Check, files: Files, db: sqlite3.Connection) -> None:
     try:
-        stored = {_spaced(sql) for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        rows = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+        stored = {_spaced(f"{kind} {name} of {table}: {sql or ''}") for kind, name, table, sql in rows}
         application = db.execute("PRAGMA application_id").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         check.found(Finding(f"the schema cannot be read: {error}"))
         return
-    expected = {_spaced(sql) for sql in DDL}
+    expected = {_spaced(f"{kind} {name} of {table}: {sql}") for kind, name, table, sql in DDL}
+    name = files.sqlite.name
     for sql in sorted(stored - expected):
-        check.found(Finding(f"the file holds what no ledger holds: {sql[:200]}"))
+        check.found(Finding(f"the file holds what no ledger holds: {sql[:300]}", file=name, offset=0, length=PAGE_BYTES))
     for sql in sorted(expected - stored):
-        check.found(Finding(f"the file lacks what every ledger holds: {sql[:200]}"))
-    for name, found, right in (("application id", application, APPLICATION_ID), ("user version", version, VERSION)):
+        check.found(Finding(f"the file lacks what every ledger holds: {sql[:300]}", file=name, offset=0, length=PAGE_BYTES))
+    for what, offset, found, right in (
+        ("application id", 68, application, APPLICATION_ID),
+        ("user version", 60, version, VERSION),
+    ):
         if found != right:
-            check.found(Finding(f"the file header's {name} is {found:#x}, not {right:#x}", offset=68 if name[0] == "a" else 60))
+            check.found(Finding(f"the file header's {what} is {found:#x}, not {right:#x}", file=name, offset=offset, length=4))
 
 
 def _spaced(sql: str) -> str:

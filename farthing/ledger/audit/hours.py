@@ -76,7 +76,8 @@ class Hours:
             f"{self._checked_ns / NS_PER_HOUR:.6f} h of {held / NS_PER_HOUR:.6f} h held lie between two readings of the clock"
         )
         if self._setup_overlap_ns:
-            self.time.evidence += f"; {self._setup_overlap_ns / 1e9:.1f} s of set-up ran while the attempt before was still closing, and both were charged"
+            both = f"{self._setup_overlap_ns / 1e9:.1f} s of set-up ran while the attempt before was still closing"
+            self.time.evidence += f"; {both}, and both were charged"
         if self.wall_jumps or self.backwards:
             self.time.evidence += f"; the wall clock was set {self.wall_jumps} times and went back {self.backwards} times"
         if without:

@@ -59,7 +59,8 @@ def _nearest_integer(row: Row) -> Row | None:
         for shift in range(0, 64, 8):
             for change in range(1, 256):
                 stored = (value & (2**64 - 1)) ^ change << shift
-                candidate = row._replace(**{name: stored - 2**64 if stored >> 63 else stored})
+                changed = {**row._asdict(), name: stored - 2**64 if stored >> 63 else stored}
+                candidate = Row(**changed)
                 if seal(candidate)[0] == row.hash:
                     return candidate
     return None

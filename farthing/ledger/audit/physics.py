@@ -1,4 +1,4 @@
-"""Entries -> whether the device could have done what is booked: FLOPs below its peak, tokens below that, energy below its power."""
+"""Entries -> whether the device could have done what is booked: FLOPs, tokens and energy within its peak and power."""
 
 from farthing.ledger.audit.entry import Entry
 from farthing.ledger.audit.prices import Price
@@ -82,7 +82,8 @@ class Physics:
             limit = f"the device's peak allows {possible // 1_000_000_000} in {row.held_ns / 1e9:.6f} s"
             self.work.found(Finding(f"{flops} FLOPs; {limit}", row.seq, ("model_flops", "held_ns", "num_devices")))
         if self._floor and tokens * self._floor * 1_000_000_000 > possible:
-            what = f"{tokens} tokens take at least {tokens * self._floor} FLOPs, more than the device's peak allows in {row.held_ns / 1e9:.6f} s"
+            least, held_s = tokens * self._floor, row.held_ns / 1e9
+            what = f"{tokens} tokens take at least {least} FLOPs, more than the device's peak allows in {held_s:.6f} s"
             self.work.found(Finding(what, row.seq, ("tokens_in", "tokens_out", "tokens_trained")))
 
     def _energy(self, entry: Entry) -> None:

@@ -68,7 +68,7 @@ def questions(
     asked += _clock(seen, hours)
     if seen.between_s >= 60 and hours.attempts:
         asked.append(
-            f"Between attempts lie {seen.between_s / 3600:.2f} h of wall clock that are on no entry. Was rented hardware kept meanwhile?"
+            f"Between attempts lie {seen.between_s / 3600:.2f} h of wall clock, on no entry. Was rented hardware kept?"
         )
     if physics.peaks and all(method.startswith("measured") for _, _, method in physics.peaks.values()):
         asked.append(
@@ -91,8 +91,8 @@ def _prices(prices: Prices) -> list[str]:
         if record.method not in ("list", "invoice") and record.id in prices.used:
             num, usd = prices.used[record.id]
             asked.append(
-                f"Price {record.id} is {record.method}, not on a list or an invoice: {dollars(usd)} USD in {num} entries rest on it "
-                f"(source: {record.source[:160]}). What was paid?"
+                f"Price {record.id} is {record.method}, not on a list or invoice: {dollars(usd)} USD in {num} entries rest on it"
+                f" (source: {record.source[:160]}). What was paid?"
             )
     if prices.unpriced_ns:
         asked.append(f"{prices.unpriced_ns / NS_PER_HOUR:.6f} device-hours carry no price and no dollars. Who paid for them?")
@@ -122,7 +122,7 @@ def _clock(seen: Seen, hours: Hours) -> list[str]:
         asked.append("Clock: the hours were stated, not metered. Which record do they come from?")
     if hours.wall_jumps or hours.backwards:
         asked.append(
-            f"The wall clock jumped {hours.wall_jumps} times and went back {hours.backwards} times (UTC knows no daylight saving). "
+            f"The wall clock jumped {hours.wall_jumps} times and went back {hours.backwards} times (UTC has no summer time). "
             "Who set it? Hours and dollars do not depend on it; dates, and with them the price records, do."
         )
     if seen.killed_ns:
@@ -138,7 +138,7 @@ def _trust(signatures: Signatures, seal: Check) -> list[str]:
         asked.append("Signatures prove that the holder of a key saw the book. Whose key is it, and who else holds it?")
     if signatures.head.status != "pass" and not signatures.keys:
         asked.append(
-            "Forgery: whoever can write these files can change an entry and make all hashes, the mirror and the seal anew. Only a head "
+            "Forgery: whoever can write these files can change an entry and make all hashes, mirror and seal anew. Only a head "
             "noted elsewhere (--head) or a signed checkpoint shows that. Is there one?"
         )
     if seal.status == "not checkable":

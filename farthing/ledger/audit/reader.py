@@ -43,7 +43,7 @@ def open_book(files: Files) -> sqlite3.Connection:
 
 
 def require_version(files: Files) -> None:
-    """LedgerError for a ledger of another schema. A changed byte in the version of one that we do know is left to the checks."""
+    """LedgerError for a ledger of another schema; a changed version byte of one whose mirror we know is left to the checks."""
     with files.sqlite.open("rb") as file:
         header = file.read(100)
     if len(header) < 100 or files.has_log:

@@ -10,6 +10,7 @@ from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
 VERSION = 2
+PAGE_BYTES = 4096
 APPLICATION_ID = 0x46525448
 GENESIS = "0" * 64
 NS_PER_HOUR = 3_600_000_000_000
@@ -82,7 +83,7 @@ def seal(row: Row) -> tuple[str, bytes]:
         return _seal_any(row)
     values: list[object] = list(row)
     for i in _TEXTS:
-        values[i] = encode_basestring_ascii(values[i])
+        values[i] = encode_basestring_ascii(row[i])  # type: ignore[arg-type]  # the types were just checked
     before, after = _BEFORE % tuple(values[:_HASH]), _AFTER % tuple(values[_HASH + 1 :])
     digest = hashlib.sha256((before + after).encode()).hexdigest()
     return digest, f'{before}"hash":{values[_HASH]},{after}\n'.encode()
@@ -121,21 +122,25 @@ def _seal_any(row: Row) -> tuple[str, bytes]:
 
 
 _NO_CHANGE = "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: a correction is a new entry'); END"
-DDL = (
-    "CREATE TABLE entries ("
-    + ", ".join(
-        f"{name} INTEGER PRIMARY KEY"
-        if name == "seq"
-        else f"{name} {'INTEGER' if Row.__annotations__[name] is int else 'TEXT'} NOT NULL"
-        for name in STORED_ORDER
-    )
-    + ")",
-    "CREATE TABLE totals (key TEXT PRIMARY KEY, sums TEXT NOT NULL)",
-    "CREATE INDEX entries_events ON entries(kind, seq) WHERE kind <> 'phase'",
-    f"CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries {_NO_CHANGE}",
-    f"CREATE TRIGGER entries_no_delete BEFORE DELETE ON entries {_NO_CHANGE}",
-    "CREATE TRIGGER entries_in_turn BEFORE INSERT ON entries "
-    "WHEN NEW.seq IS NOT (SELECT COALESCE(MAX(seq), 0) + 1 FROM entries) "
-    "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: the next entry takes the next seq'); END",
+_TYPE_OF = {"int": "INTEGER", "str": "TEXT"}
+_ENTRIES = ", ".join(
+    f"{name} INTEGER PRIMARY KEY" if name == "seq" else f"{name} {_TYPE_OF[Row.__annotations__[name].__name__]} NOT NULL"
+    for name in STORED_ORDER
 )
-"""What the file holds, white space aside."""
+DDL = (
+    ("table", "entries", "entries", f"CREATE TABLE entries ({_ENTRIES})"),
+    ("table", "totals", "totals", "CREATE TABLE totals (key TEXT PRIMARY KEY, sums TEXT NOT NULL)"),
+    ("index", "sqlite_autoindex_totals_1", "totals", ""),
+    ("index", "entries_events", "entries", "CREATE INDEX entries_events ON entries(kind, seq) WHERE kind <> 'phase'"),
+    ("trigger", "entries_no_update", "entries", f"CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries {_NO_CHANGE}"),
+    ("trigger", "entries_no_delete", "entries", f"CREATE TRIGGER entries_no_delete BEFORE DELETE ON entries {_NO_CHANGE}"),
+    (
+        "trigger",
+        "entries_in_turn",
+        "entries",
+        "CREATE TRIGGER entries_in_turn BEFORE INSERT ON entries "
+        "WHEN NEW.seq IS NOT (SELECT COALESCE(MAX(seq), 0) + 1 FROM entries) "
+        "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: the next entry takes the next seq'); END",
+    ),
+)
+"""(type, name, table, SQL with single spaces) of all that the file holds."""

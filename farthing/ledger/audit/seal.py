@@ -96,7 +96,7 @@ def _place(name: str, block: bytes, offset: int, expected: int) -> Damage:
     got = zlib.adler32(block)
     high, low = ((got >> 16) - (expected >> 16)) % _MODULUS, ((got & 0xFFFF) - (expected & 0xFFFF)) % _MODULUS
     change = low if low < 256 else low - _MODULUS
-    if change and -256 < change:
+    if change and change > -256:
         index = len(block) - high * pow(change, -1, _MODULUS) % _MODULUS
         if 0 <= index < len(block) and 0 <= block[index] - change < 256:
             return Damage(name, offset + index, 1, block[index] - change, block[index])

@@ -1,7 +1,8 @@
 """The pages of a ledger's SQLite file -> every byte that the format does not account for, and every link that is wrong.
 
-For ledgers without a seal: SQLite itself never looks at these bytes. Rows are only appended and unused space is written
-as zeros (secure_delete), so a book as farthing writes it leaves no byte of a page unexplained.
+For ledgers without a seal: SQLite itself never looks at these bytes. Entries are only appended and unused space is written
+as zeros (secure_delete), so the pages of the entries leave no byte unexplained. Totals and indices are written over: there
+SQLite leaves remains of free blocks behind, and only a seal can vouch for unused space.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ Stray = tuple[int, int, str]
 
 _FIXED = (
     (20, b"\0", "reserved space"), (21, b"\x40\x20\x20", "payload fractions"), (32, bytes(8), "freelist"),
+    (40, b"\0\0\0\x06", "schema cookie"),
     (44, b"\0\0\0\x04", "schema format"), (48, bytes(8), "cache size and auto-vacuum"), (56, b"\0\0\0\x01", "text encoding"),
     (64, bytes(4), "incremental vacuum"), (72, bytes(20), "reserved, zero"),
 )  # fmt: skip
@@ -46,6 +48,9 @@ def _file_header(pages: Pages) -> Iterator[Stray]:
         yield 18, 2, f"file header, write and read version: {header[18:20].hex()}, not 0101 or 0202"
     if header[24:28] != header[92:96]:
         yield 24, 4, "file header: the change counter and version-valid-for differ; one of the two was changed"
+    major, rest = divmod(int.from_bytes(header[96:100], "big"), 1_000_000)
+    if major != 3 or rest // 1000 >= 100 or rest % 1000 >= 100:
+        yield 96, 4, f"file header: SQLite {major}.{rest // 1000}.{rest % 1000} is no release that could have written it"
     if pages.num_bytes % pages.page_bytes:
         yield pages.num_pages * pages.page_bytes, pages.num_bytes % pages.page_bytes, "half a page at the end of the file"
     if (named := int.from_bytes(header[28:32], "big")) != pages.num_pages:
@@ -122,6 +127,7 @@ def _row(pages: Pages, base: int, cell: Cell, seen: set[int], where: str) -> Ite
 
 def _unused(page: bytes, base: int, at: int, pointers_end: int, spans: list[tuple[int, int]], where: str) -> Iterator[Stray]:
     """Between pointers and cells, between cells, and on the page's list of free blocks: all of it zero."""
+    is_appended = where.endswith((" of entries", " of the schema"))
     content = int.from_bytes(page[at + 5 : at + 7], "big") or 65536
     free = _free_blocks(page, at)
     ends = sorted([*spans, *free])
@@ -132,12 +138,15 @@ def _unused(page: bytes, base: int, at: int, pointers_end: int, spans: list[tupl
         if start < position:
             yield base + start, end - start, f"{where}: two cells overlap"
         gaps += max(0, start - position)
-        yield from _zero(page, base, position, start, where)
+        if is_appended:
+            yield from _zero(page, base, position, start, where)
         position = max(position, end)
     gaps += len(page) - position
-    yield from _zero(page, base, position, len(page), where)
     if gaps != page[at + 7]:
         yield base + at + 7, 1, f"{where}: {gaps} stray bytes between its cells, but it counts {page[at + 7]}"
+    if not is_appended:
+        return
+    yield from _zero(page, base, position, len(page), where)
     yield from _zero(page, base, pointers_end, content, where)
     for start, end in free:
         yield from _zero(page, base, start + 4, end, where)
@@ -152,7 +161,8 @@ def _zero(page: bytes, base: int, start: int, end: int, where: str) -> Iterator[
 
 
 def _free_blocks(page: bytes, at: int) -> list[tuple[int, int]]:
-    found, start = [], int.from_bytes(page[at + 1 : at + 3], "big")
+    found: list[tuple[int, int]] = []
+    start = int.from_bytes(page[at + 1 : at + 3], "big")
     while start:
         if start + 4 > len(page) or (found and start <= found[-1][0]):
             raise Malformed(f"a free block at {start} cannot be")
