@@ -27,7 +27,8 @@ class Chain:
         self.head_hash = GENESIS
         self.mirror_behind = 0
         self.half_line = 0
-        self._last = {GENESIS}
+        self._also: tuple[str, ...] = ()
+        """Hashes that the next entry may name beside `head_hash`, because this one was damaged."""
         self._forked_at: int | None = None
         self._searches = 0
         self._stopped = False
@@ -55,7 +56,9 @@ class Chain:
             digest, expected = seal(row)
             offset, line = self.lines.next()
             if digest == row.hash and row.prev_hash == self.head_hash and row.seq == self.count + 1 and line == expected:
-                self._accept(row)
+                self.count += 1
+                self.head_hash = digest
+                self._also = ()
                 yield row
             else:
                 self.lines.put_back(offset, line)
@@ -78,7 +81,11 @@ class Chain:
     def _accept(self, row: Row, *also: str) -> None:
         self.count = row.seq
         self.head_hash = row.hash
-        self._last = {row.hash, *also}
+        self._also = also
+
+    @property
+    def _last(self) -> set[str]:
+        return {self.head_hash, *self._also}
 
     def _unlike(self, row: Row, following: Row | None) -> Iterator[Row]:
         """Something about this row, or its line, is not as it should be."""
@@ -90,7 +97,7 @@ class Chain:
                 row, found = here, True
             elif isinstance(row.seq, int) and row.seq > self.count + 1:
                 yield from self._gap(row.seq)
-                self._last.add(row.prev_hash)  # named as missing; what follows from them is not wrong as well
+                self._also += (row.prev_hash,)  # named as missing; what follows from them is not wrong as well
             else:
                 self._broken(self.count + 1, (), f"an entry numbered {row.seq!r} stands in its place", None)
                 return

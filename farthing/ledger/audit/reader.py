@@ -38,7 +38,6 @@ def open_book(files: Files) -> sqlite3.Connection:
     no_shm = not os.access(files.folder, os.W_OK) and not files.sqlite.with_name(files.sqlite.name + "-shm").exists()
     uri = files.sqlite.resolve().as_uri() + ("?mode=ro&immutable=1" if alone or no_shm else "?mode=ro")
     db = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-    db.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     return db
 
 
@@ -62,11 +61,26 @@ def require_version(files: Files) -> None:
 def stored_rows(db: sqlite3.Connection, after: int) -> Iterator[Row]:
     """The entries behind `after` by seq, a page at a time; sqlite3.DatabaseError where the file cannot be read on."""
     while True:
-        page = db.execute(f"{_SELECT} WHERE seq > ? ORDER BY seq LIMIT {_ROWS_AT_ONCE}", (after,)).fetchall()
+        page = _page(db, after)
         if not page:
             return
         yield from map(Row._make, page)
         after = page[-1][COLUMNS.index("seq")]
+
+
+def _page(db: sqlite3.Connection, after: int) -> list[tuple[int | str, ...]]:
+    query = f"{_SELECT} WHERE seq > ? ORDER BY seq LIMIT {_ROWS_AT_ONCE}"
+    try:
+        return db.execute(query, (after,)).fetchall()
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error):
+            raise
+    # text that is damaged must reach the checks, which name its entry; decoding every text this way is slower
+    db.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    try:
+        return db.execute(query, (after,)).fetchall()
+    finally:
+        db.text_factory = str
 
 
 class Lines:
