@@ -141,12 +141,14 @@ def test_storage_and_bought_tokens(tmp_path: Path) -> None:
     stored: dict[str, Any] = {
         "attempt": 0, "kind": "storage", "purpose": "storage", "outcome": "ok", "price": "disk@2025-01-01",
         "usd": book.Decimal("20.000000000000"), "at": at(0),
-        "detail": {"bytes": 10**12, "held_ns": 730 * 3600 * SECOND, "quantity": "1000", "unit": "GB-month", "what": "x", "method": "x"},
+        "detail": {"bytes": 10**12, "held_ns": 730 * 3600 * SECOND, "quantity": "1000", "unit": "GB-month",
+                   "what": "x", "method": "x"},
     }  # fmt: skip
     bought: dict[str, Any] = {
         "attempt": 0, "kind": "api", "purpose": "api_teacher", "outcome": "ok", "price": "t-in@2025-01-01", "tokens_in": 1000,
         "tokens_out": 500, "usd": book.Decimal("0.002000000000"), "at": at(0),
-        "detail": {"provider": "x", "model": "x", "role": "teacher", "price_in": "t-in@2025-01-01", "price_out": "t-out@2025-01-01",
+        "detail": {"provider": "x", "model": "x", "role": "teacher", "price_in": "t-in@2025-01-01",
+                   "price_out": "t-out@2025-01-01",
                    "requests": 1},
     }  # fmt: skip
     prices = [price(record) for record in (disk, *tokens)]

@@ -73,7 +73,7 @@ def audit(path: Path, head: str | None = None, whole_project: bool = False) -> R
         chain.head_hash,
         books.sums.to_json(),
         [seal, log, pages, *books.checks()],
-        questions(files.folder, books.seen, books.hours, books.prices, books.physics, books.signatures, seal),
+        questions(files.folder, books.seen, books.sums, books.hours, books.prices, books.physics, books.signatures, seal),
         books.runs.reports,
     )
 
@@ -94,12 +94,15 @@ class _Books:
         self.runs = Runs(files.folder)
 
     def walk(self, read: Callable[[int], Iterator[Row]]) -> None:
-        always = [c.add for c in (self.hours, self.prices, self.physics, self.sums, self.signatures, self.seen)]
+        always = [c.add for c in (self.hours, self.prices, self.physics, self.sums)]
+        if self.signatures.is_waiting:
+            always.append(self.signatures.add)
         for row in self.chain.follow(read):
             entry = self.columns.read(row)
             for add in always:
                 add(entry)
             if row.kind != "phase":
+                self.seen.add(entry)
                 self.artefacts.add(entry)
                 self.runs.add(entry)
         self.chain.lines.close()

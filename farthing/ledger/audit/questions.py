@@ -12,29 +12,22 @@ from farthing.ledger.audit.prices import Prices
 from farthing.ledger.audit.report import Check
 from farthing.ledger.audit.schema import NS_PER_HOUR, dollars
 from farthing.ledger.audit.signatures import Signatures
+from farthing.ledger.audit.sums import Sums
 
 
 class Seen:
     """What the questions depend on and no check keeps."""
 
     def __init__(self) -> None:
-        self.kinds: dict[str, int] = {}
-        self.held_ns = self.busy_unknown_ns = self.killed_ns = 0
         self.clocks: set[str] = set()
         self.boots: set[str] = set()
         self.between_s = 0.0
         self._ended_at: str | None = None
 
     def add(self, entry: Entry) -> None:
+        """Any entry but a phase."""
         row = entry.row
-        self.kinds[row.kind] = self.kinds.get(row.kind, 0) + 1
-        if row.kind == "phase":
-            self.held_ns += row.held_ns
-            if row.busy_ns < 0:
-                self.busy_unknown_ns += row.held_ns
-            if row.outcome == "killed":
-                self.killed_ns += row.held_ns
-        elif row.kind == "attempt_start":
+        if row.kind == "attempt_start":
             clock = entry.detail.get("clock")
             if isinstance(clock, dict):
                 self.clocks.add(str(clock.get("source")))
@@ -46,9 +39,10 @@ class Seen:
 
 
 def questions(
-    run_dir: Path, seen: Seen, hours: Hours, prices: Prices, physics: Physics, signatures: Signatures, seal: Check
+    run_dir: Path, seen: Seen, sums: Sums, hours: Hours, prices: Prices, physics: Physics, signatures: Signatures, seal: Check
 ) -> list[str]:
     """In the order in which an auditor would ask them; only those that this book raises."""
+    kinds = {group[1] for group in sums.groups}
     asked = [
         "Boundary: the book holds what was entered in it. Which other runs, failed ideas and experiments led to this one, and "
         "on whose account are they?"
@@ -57,15 +51,15 @@ def questions(
         asked.append(
             f"Base model: the run began from {base}. Its pretraining is on no entry here: what did that cost, and whom?"
         )
-    if not seen.kinds.get("expense"):
+    if "expense" not in kinds:
         asked.append("Staff and overhead: no expense is entered. Who prepared, watched and judged the run, and for how long?")
-    if not seen.kinds.get("storage"):
+    if "storage" not in kinds:
         asked.append("Storage: no GB-month is entered. Where do checkpoints, data and backups lie, and who pays for them?")
-    if not seen.kinds.get("api"):
+    if "api" not in kinds:
         asked.append("Teachers and judges: no bought token is entered. Was none used, or is it on another account?")
     asked += _prices(prices)
     asked += _energy(physics)
-    asked += _clock(seen, hours)
+    asked += _clock(seen, sums, hours)
     if seen.between_s >= 60 and hours.attempts:
         asked.append(
             f"Between attempts lie {seen.between_s / 3600:.2f} h of wall clock, on no entry. Was rented hardware kept?"
@@ -74,8 +68,9 @@ def questions(
         asked.append(
             "Peak: the peak FLOP/s that the work is held against was measured by the run itself. What does the data sheet say?"
         )
-    if seen.busy_unknown_ns:
-        share = seen.busy_unknown_ns / max(seen.held_ns, 1)
+    held_ns, known_ns = sums.of_phases("held_ns"), sums.of_phases("busy_of_ns")
+    if known_ns < held_ns:
+        share = 1 - known_ns / held_ns
         asked.append(f"Busy share: for {share:.0%} of the hours nobody recorded how busy the devices were.")
     if prices.corrections:
         asked.append(
@@ -111,23 +106,23 @@ def _energy(physics: Physics) -> list[str]:
     return [f"Energy: {soft / total:.0%} of it is assumed or modelled from nameplate power, not measured. Is there a meter?"]
 
 
-def _clock(seen: Seen, hours: Hours) -> list[str]:
+def _clock(seen: Seen, sums: Sums, hours: Hours) -> list[str]:
     asked = []
     if seen.clocks:
         asked.append(
             f"Clock: hours are those of {', '.join(sorted(seen.clocks))} on the machine itself ({len(seen.boots)} boots). "
             "Does the provider's invoice show the same?"
         )
-    elif seen.kinds.get("phase"):
+    elif hours.attempts:
         asked.append("Clock: the hours were stated, not metered. Which record do they come from?")
     if hours.wall_jumps or hours.backwards:
         asked.append(
             f"The wall clock jumped {hours.wall_jumps} times and went back {hours.backwards} times (UTC has no summer time). "
             "Who set it? Hours and dollars do not depend on it; dates, and with them the price records, do."
         )
-    if seen.killed_ns:
+    if killed_ns := sums.of_phases("held_ns", outcome="killed"):
         asked.append(
-            f"{seen.killed_ns / 1e9:.1f} s of killed attempts come from a heartbeat file, up to half a second short of each."
+            f"{killed_ns / 1e9:.1f} s of killed attempts come from a heartbeat file, up to half a second short of each."
         )
     return asked
 

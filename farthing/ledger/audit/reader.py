@@ -37,8 +37,7 @@ def open_book(files: Files) -> sqlite3.Connection:
     # a log needs a -shm file; where none can be made nobody can be writing, and the log is all that is lost
     no_shm = not os.access(files.folder, os.W_OK) and not files.sqlite.with_name(files.sqlite.name + "-shm").exists()
     uri = files.sqlite.resolve().as_uri() + ("?mode=ro&immutable=1" if alone or no_shm else "?mode=ro")
-    db = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-    return db
+    return sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
 
 
 def require_version(files: Files) -> None:

@@ -29,6 +29,11 @@ class Signatures:
         for number, line in enumerate(_lines(path), start=1):
             self._read(number, line)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is a signature or a head to be held against the entries."""
+        return bool(self._wanted) or self._head is not None
+
     def add(self, entry: Entry) -> None:
         row = entry.row
         self._count += 1

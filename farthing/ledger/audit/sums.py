@@ -65,6 +65,11 @@ class Sums:
         columns = zip(*self.groups.values(), strict=True) if self.groups else ([0] for _ in _NAMES)
         return dict(zip(_NAMES, map(sum, columns), strict=True))
 
+    def of_phases(self, name: str, outcome: str | None = None) -> int:
+        """A figure of the phase entries, or of those with one outcome."""
+        column = _NAMES.index(name)
+        return sum(sums[column] for key, sums in self.groups.items() if key[1] == "phase" and outcome in (None, key[5]))
+
     def to_json(self) -> dict[str, Any]:
         whole = self.whole()
         by_stage: dict[str, int] = {}
