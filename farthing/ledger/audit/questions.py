@@ -86,7 +86,7 @@ def _prices(prices: Prices) -> list[str]:
         if record.method not in ("list", "invoice") and record.id in prices.used:
             num, usd = prices.used[record.id]
             asked.append(
-                f"Price {record.id} is {record.method}, not on a list or invoice: {dollars(usd)} USD in {num} entries rest on it"
+                f"Price {record.id} is {record.method}, not on a list or invoice: {dollars(usd)} USD, {num} entries rest on it"
                 f" (source: {record.source[:160]}). What was paid?"
             )
     if prices.unpriced_ns:
