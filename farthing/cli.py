@@ -1,6 +1,7 @@
 """The command line: one verb a function; each parses, calls, and prints where the result is and what it cost.
 
-Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 run directory, 4 ledger, 5 diverged, 6 disk full, 130 interrupted.
+Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 run directory, 4 ledger, 5 diverged, 6 disk full, 7 budget used up,
+130 interrupted.
 torch is imported only by the verbs that need it, so that help, bills and summaries are instant.
 """
 
@@ -15,6 +16,10 @@ from rich.table import Table
 
 from farthing.config import Recipe, TaskConfig, load_recipe, parse_recipe, shipped_recipes
 from farthing.errors import FarthingError, RecipeError, RunError
+from farthing.verbs.audit import audit
+from farthing.verbs.bill import bill, correct
+from farthing.verbs.prices import prices
+from farthing.verbs.project import app as project
 
 app = typer.Typer(
     name="farthing",
@@ -182,24 +187,6 @@ def _eval_cells(result: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-@app.command()
-def bill(run: RunArg, as_json: JsonFlag = False) -> None:
-    """What a run cost: by stage, by attempt, what was wasted, and what is not included.
-
-    The ledger's hash chain is checked first; a changed entry is named and nothing is billed.
-
-    [bold]Examples[/bold]
-
-      farthing bill runs/r1-zero-tiny-s0
-      farthing bill runs/r1-zero-tiny-s0 --json | jq -r .total_usd
-    """
-    from farthing.ledger.bill import render_bill
-    from farthing.summary import bill_of, open_run
-
-    result = bill_of(open_run(run))
-    _print_json(result.to_json()) if as_json else render_bill(result, console)
-
-
 @app.command(name="eval")
 def evaluate_(
     model: ModelArg,
@@ -352,6 +339,8 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-from farthing.verbs.audit import audit  # noqa: E402
-
 app.command()(audit)
+app.command()(bill)
+app.command()(correct)
+app.command()(prices)
+app.add_typer(project, name="project")

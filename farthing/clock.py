@@ -1,8 +1,9 @@
 """Phases of a run -> ledger entries. The one clock: metrics, bill and step times all read it.
 
-Time is in integer nanoseconds and always belongs to exactly one phase (`idle` where no other is open), so the phases of an
-attempt sum to the time it held the machine. A heartbeat file keeps what is not yet in the ledger, so that the bill
-of a killed attempt is short of at most half a second.
+Time is in integer nanoseconds of the monotonic clock (a wall clock that is set back or changes to summer time does not
+touch it) and always belongs to exactly one phase (`idle` where no other is open), so the phases of an attempt sum to the
+time it held the machine. A heartbeat file keeps what is not yet in the ledger, so that the bill of a killed attempt is short
+of at most half a second.
 """
 
 import json
@@ -11,16 +12,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from farthing.energy import ERROR_PERCENT, Meter
 from farthing.ledger.entries import EntryFields, Ledger
+from farthing.ledger.entry import picousd, usd_text, utc_now
 from farthing.ledger.prices import PriceRecord, cost
 
 HEARTBEAT_S = 0.5
+PURPOSE_OF_PHASE = {"eval": "evaluation", "idle": "idle"}
+"""Phases with a purpose of their own, whatever the stage is for."""
 
 
 def process_age_ns() -> int:
@@ -32,15 +38,30 @@ def process_age_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
+def boot_id() -> str:
+    """What tells this start of the machine from others; empty where the system does not say."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def num_logical_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass
 class Slice:
     """Time and work of one phase since the last flush."""
 
     held_ns: int = 0
+    cpu_ns: int = 0
+    """Processor time of this process, over all cores."""
+    measured_mj: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_trained: int = 0
     model_flops: int = 0
+    waste: dict[str, int] = field(default_factory=dict)
+    """Parts of the work that taught nothing, in units of which `waste["of"]` is the whole."""
 
     @property
     def seconds(self) -> float:
@@ -49,22 +70,52 @@ class Slice:
 
     def add(self, other: "Slice") -> None:
         for name, value in asdict(other).items():
-            setattr(self, name, getattr(self, name) + value)
+            if name != "waste":
+                setattr(self, name, getattr(self, name) + value)
+        for name, value in other.waste.items():
+            self.waste[name] = self.waste.get(name, 0) + value
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What all entries of one flush share."""
+
+    stage: str
+    step: int
+    purpose: str
+    mono_ns: int
+    outcome: str = "ok"
+    at: str = ""
+    energy_source: str = ""
+    """Of the meter; empty: power x time."""
 
 
 class PhaseClock:
     """The clock of one attempt, from the start of its process to `close`."""
 
-    def __init__(self, ledger: Ledger, attempt: int, price: PriceRecord, heartbeat: Path, already_held_ns: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        attempt: int,
+        price: PriceRecord,
+        heartbeat: Path,
+        already_held_ns: int,
+        meter: Meter | None = None,
+    ) -> None:
         self.ledger, self.attempt, self.price = ledger, attempt, price
-        self.stage, self.step = "", -1
+        self.stage, self.step, self.purpose, self.outcome = "", -1, "train", "ok"
         self.held_ns = 0
         """Of this attempt, flushed entries only; `elapsed_ns` has it all."""
         self.usd = Decimal(0)
+        self.stage_usd: dict[str, Decimal] = {}
+        self.stage_held_ns: dict[str, int] = {}
         self._heartbeat = heartbeat
+        self._meter = meter
         self._phases = ["setup"]
-        self._slices: dict[str, Slice] = {"setup": Slice(held_ns=already_held_ns)}
-        self._mark_ns = time.monotonic_ns()
+        self._slices: dict[str, Slice] = {"setup": Slice(held_ns=already_held_ns, cpu_ns=time.process_time_ns())}
+        self.already_held_ns, self.start_ns = already_held_ns, time.monotonic_ns()
+        self._mark_ns, self._cpu_mark_ns = self.start_ns, time.process_time_ns()
+        self._mj_mark = meter.read_mj() if meter else 0
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._head = ledger.head()[0]
@@ -90,8 +141,13 @@ class PhaseClock:
     def count(self, *, tokens_in: int = 0, tokens_out: int = 0, tokens_trained: int = 0, model_flops: int = 0) -> None:
         """Adds work to the phase that is open."""
         with self._lock:
-            slice_ = self._slices.setdefault(self._phases[-1], Slice())
-            slice_.add(Slice(0, tokens_in, tokens_out, tokens_trained, model_flops))
+            work = Slice(tokens_in=tokens_in, tokens_out=tokens_out, tokens_trained=tokens_trained, model_flops=model_flops)
+            self._slices.setdefault(self._phases[-1], Slice()).add(work)
+
+    def waste(self, phase: str, of: int, **parts: int) -> None:
+        """Of `of` units of work in `phase` since the last flush, so many taught nothing; parts are disjoint."""
+        with self._lock:
+            self._slices.setdefault(phase, Slice()).add(Slice(waste={"of": of, **parts}))
 
     def set_idle(self) -> None:
         """Set-up is over: from now on time outside any phase is idle."""
@@ -99,25 +155,35 @@ class PhaseClock:
             self._credit()
             self._phases[0] = "idle"
 
-    def flush(self) -> dict[str, Slice]:
-        """Writes the slices of (stage, step) as entries in one transaction -> what was written, by phase."""
+    def flush(self) -> int:
+        """Writes the slices of (stage, step) as entries in one transaction -> the monotonic time that they share."""
         with self._lock:
             self._credit()
+            stamp = self._stamp()
             written = {name: s for name, s in self._slices.items() if s != Slice()}
-            entries = [self._entry(name, s) for name, s in written.items()]
+            entries = [phase_entry(self.attempt, self.price, stamp, name, s) for name, s in written.items()]
             self.ledger.append_many(entries)
             self._slices = {}
-            self.held_ns += sum(s.held_ns for s in written.values())
-            self.usd += sum((e["usd"] for e in entries), Decimal(0))
+            held_ns = sum(s.held_ns for s in written.values())
+            usd = sum((e["usd"] for e in entries), Decimal(0))
+            self.held_ns += held_ns
+            self.usd += usd
+            self.stage_usd[self.stage] = self.stage_usd.get(self.stage, Decimal(0)) + usd
+            self.stage_held_ns[self.stage] = self.stage_held_ns.get(self.stage, 0) + held_ns
+            # the heartbeat on disk names an older head now, so it counts for nothing until the next beat
             self._head = self.ledger.head()[0]
-            self._beat()
-        return written
+        return stamp.mono_ns
+
+    def unflushed(self) -> tuple[int, Decimal]:
+        """(ns held, USD) of this step so far."""
+        with self._lock:
+            self._credit()
+            held_ns = sum(s.held_ns for s in self._slices.values())
+        return held_ns, cost(held_ns, 1, self.price.usd_per_device_hour)
 
     def elapsed_ns(self) -> int:
         """Held by this attempt until now."""
-        with self._lock:
-            self._credit()
-            return self.held_ns + sum(s.held_ns for s in self._slices.values())
+        return self.held_ns + self.unflushed()[0]
 
     def stop(self) -> None:
         """Ends the heartbeat; a last `flush` may follow."""
@@ -125,12 +191,17 @@ class PhaseClock:
         self._thread.join()
 
     def _credit(self) -> None:
-        now = time.monotonic_ns()
-        self._slices.setdefault(self._phases[-1], Slice()).held_ns += now - self._mark_ns
-        self._mark_ns = now
+        now, cpu_ns = time.monotonic_ns(), time.process_time_ns()
+        mj = self._meter.read_mj() if self._meter else 0
+        work = self._slices.setdefault(self._phases[-1], Slice())
+        work.held_ns += now - self._mark_ns
+        work.cpu_ns += cpu_ns - self._cpu_mark_ns
+        work.measured_mj += mj - self._mj_mark
+        self._mark_ns, self._cpu_mark_ns, self._mj_mark = now, cpu_ns, mj
 
-    def _entry(self, phase: str, work: Slice) -> EntryFields:
-        return phase_entry(self.attempt, self.price, self.stage, self.step, phase, work)
+    def _stamp(self) -> Stamp:
+        source = self._meter.source if self._meter else ""
+        return Stamp(self.stage, self.step, self.purpose, self._mark_ns, self.outcome, utc_now(), source)
 
     def _beat_forever(self) -> None:
         while not self._closed.wait(HEARTBEAT_S):
@@ -141,9 +212,8 @@ class PhaseClock:
     def _beat(self) -> None:
         beat = {
             "attempt": self.attempt,
-            "stage": self.stage,
-            "step": self.step,
             "ledger_head": self._head,
+            "stamp": asdict(self._stamp()),
             "slices": {name: asdict(s) for name, s in self._slices.items()},
         }
         temporary = self._heartbeat.with_suffix(".tmp")
@@ -155,32 +225,54 @@ class PhaseClock:
             temporary.unlink(missing_ok=True)
 
 
-def phase_entry(attempt: int, price: PriceRecord, stage: str, step: int, phase: str, work: Slice) -> EntryFields:
-    """One slice as ledger fields, with its price and its energy (nameplate power x time: assumed)."""
-    return {
+def phase_entry(attempt: int, price: PriceRecord, stamp: Stamp, phase: str, work: Slice) -> EntryFields:
+    """One slice as ledger fields, with its price, its energy and its waste in money."""
+    usd = cost(work.held_ns, 1, price.usd_per_device_hour)
+    detail: dict[str, Any] = {}
+    if parts := _wasted(work.waste, picousd(usd)):
+        detail["waste_usd"] = parts
+    method, energy_mj = price.power_method, int(price.power_w * work.held_ns / 1_000_000)
+    if stamp.energy_source:
+        method, energy_mj = "measured", work.measured_mj
+        detail["energy_source"] = stamp.energy_source
+    fields: EntryFields = {
         "attempt": attempt,
         "kind": "phase",
-        "stage": stage,
-        "step": step,
+        "purpose": PURPOSE_OF_PHASE.get(phase, stamp.purpose),
+        "outcome": stamp.outcome,
+        "mono_ns": stamp.mono_ns,
+        "stage": stamp.stage,
+        "step": stamp.step,
         "phase": phase,
         "device": price.device,
-        "usd": cost(work.held_ns, 1, price.usd_per_device_hour),
-        "energy_mj": int(price.power_w * work.held_ns / 1_000_000) if price.power_w else 0,
-        "energy_method": price.power_method,
+        "price": price.id,
+        "usd": usd,
         "held_ns": work.held_ns,
+        "busy_ns": min(work.held_ns, work.cpu_ns // num_logical_cores()) if price.components else -1,
         "tokens_in": work.tokens_in,
         "tokens_out": work.tokens_out,
         "tokens_trained": work.tokens_trained,
         "model_flops": work.model_flops,
+        "energy_mj": energy_mj,
+        "energy_error_mj": energy_mj * ERROR_PERCENT[method] // 100,
+        "energy_method": method,
+        "detail": detail,
     }
+    return fields | {"at": stamp.at} if stamp.at else fields
 
 
-def read_heartbeat(path: Path, attempt: int, ledger_head: int) -> tuple[str, int, dict[str, Slice]] | None:
-    """(stage, step, slices) that a dead attempt had not yet written; None where all is in the ledger already."""
+def _wasted(waste: dict[str, int], picousd: int) -> dict[str, str]:
+    whole = waste.get("of", 0)
+    parts = {name: picousd * part // whole for name, part in waste.items() if name != "of" and part and whole}
+    return {name: usd_text(part) for name, part in parts.items()}
+
+
+def read_heartbeat(path: Path, attempt: int, ledger_head: int) -> tuple[Stamp, dict[str, Slice]] | None:
+    """(stamp, slices) that a dead attempt had not yet written; None where all is in the ledger already."""
     try:
         beat = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
     if beat["attempt"] != attempt or beat["ledger_head"] != ledger_head:
         return None
-    return beat["stage"], beat["step"], {name: Slice(**s) for name, s in beat["slices"].items()}
+    return Stamp(**beat["stamp"]), {name: Slice(**s) for name, s in beat["slices"].items()}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -144,9 +145,20 @@ class CheckpointConfig(Config):
     """Also keep the checkpoint with the best quick evaluation."""
 
 
-class StageConfig(Config):
+class BudgetConfig(Config):
+    """What may be spent; a budget is no part of a run's identity and may be raised when it is resumed."""
+
+    budget_usd: Annotated[Decimal, Field(gt=0)] | None = None
+    """At 80% a warning, at 100% a checkpoint and a clean stop (exit code 7)."""
+    budget_hours: Annotated[float, Field(gt=0)] | None = None
+    """Hours held, idle and set-up included."""
+
+
+class StageConfig(BudgetConfig):
     """What every stage has."""
 
+    purpose: Literal["train", "data", "experiment"] = "train"
+    """What its time counts as on the bill."""
     optim: OptimConfig
     num_steps: Count
     max_microbatch_tokens: Count = 8192
@@ -253,7 +265,7 @@ class HardwareConfig(Config):
     """Mean length of a prompt."""
 
 
-class Recipe(Config):
+class Recipe(BudgetConfig):
     """A whole run, complete: what `farthing run --dry-run` prints and the run directory keeps."""
 
     name: str
@@ -267,6 +279,10 @@ class Recipe(Config):
     """Of weights in compute; masters are fp32 always. auto: bf16 where the hardware is faster at it."""
     device: str = "local-cpu"
     """Key of the price book's record for what the run holds."""
+    storage: str = "storage/local-disk"
+    """Key of the price book's record for what keeps the run directory, by the GB-month."""
+    project: str = ""
+    """Folder of the project whose account this run is on; see `farthing project`."""
     runnable: bool = True
     """False: a published setting to dry-run and price, too big for an ordinary machine."""
     model: ModelConfig
@@ -277,8 +293,13 @@ class Recipe(Config):
     stages: Annotated[dict[str, AnyStage], Field(min_length=1)]
 
     def digest(self) -> str:
-        """sha256 of the canonical JSON of everything that decides the result; words for people are left out."""
-        decisive = self.model_dump(mode="json", exclude={"description", "expect"})
+        """sha256 of the canonical JSON of everything that decides the result; words for people and money are left out."""
+        money = {"budget_usd", "budget_hours"}
+        no_part = {"description", "expect", "storage", "project", *money}
+        decisive = self.model_dump(mode="json", exclude=no_part)
+        for stage in decisive["stages"].values():
+            for key in (*money, "purpose"):
+                del stage[key]
         text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

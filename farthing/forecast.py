@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from farthing.budget import Budget, Spent
 from farthing.config import CorpusStageConfig, GrpoConfig, Recipe, StageConfig
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
@@ -83,8 +84,22 @@ def dry_run(recipe: Recipe) -> Forecast:
         usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour)
         memory = memory_bytes(config, speed) / GIB
         stages.append(StageForecast(name, config.kind, arithmetic(config), seconds, usd, memory))
-    assumptions = [*speed.assumptions, f"{price.device} at ${price.usd_per_device_hour} per device-hour ({price.date})"]
+    against = against_budgets(recipe, stages)
+    assumptions = [
+        *speed.assumptions,
+        *against,
+        f"{price.device} at ${price.usd_per_device_hour} per device-hour ({price.date})",
+    ]
     return Forecast(recipe, stages, speed.shape.num_params(), assumptions)
+
+
+def against_budgets(recipe: Recipe, stages: list[StageForecast]) -> list[str]:
+    """What the forecast is of every budget that the recipe sets."""
+    each = {stage.name: Spent(stage.usd, int(stage.seconds * 1e9)) for stage in stages}
+    whole = Spent(sum((spent.usd for spent in each.values()), Decimal(0)), sum(spent.held_ns for spent in each.values()))
+    budget = Budget(recipe, recipe.stages)
+    used = dict(pair for name, spent in each.items() for pair in budget.used(whole, name, spent))
+    return [f"at most {share:.0%} of {what}; at 100% the run stops with a checkpoint" for what, share in used.items()]
 
 
 def arithmetic(config: StageConfig) -> str:

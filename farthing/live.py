@@ -26,6 +26,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "rollout_tokens_per_s": ("sample t/s", "{:,.0f}"),
     "train_tokens_per_s": ("train t/s", "{:,.0f}"),
     "step_time": ("s/step", "{:.1f}"),
+    "budget": ("budget", "{:.0%}"),
 }
 """Metric -> its heading and format in the table; those a stage does not log are left out."""
 

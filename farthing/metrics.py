@@ -32,6 +32,7 @@ METRICS: dict[str, Metric] = {
     "mfu": Metric("share", "model FLOPs of the update phase / (measured matmul peak x its seconds)"),
     "step_time": Metric("s", "wall time of the step, evaluation and checkpoint included"),
     "usd": Metric("USD", "cost of the run so far, this attempt included"),
+    "budget": Metric("share", "used of the budget that is nearest to its end, where the recipe sets one"),
     "eval_accuracy": Metric("share", "quick held-out evaluation: mean accuracy"),
     "eval_format": Metric("share", "quick held-out evaluation: share of well-formed completions"),
     "eval_completion_tokens": Metric("tokens", "quick held-out evaluation: mean completion length"),

@@ -41,6 +41,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
             kernels = "built" if fused.library() is not None else "plain PyTorch"
             run.same_machine(cpu=cpu_name(), kernels=kernels, precision=precision, threads=torch.get_num_threads())
             peak_flops = run.machine_fact(f"matmul_peak_flops_{precision}", lambda: matmul_peak_flops(precision))
+            run.note_device(cpu_name(), peak_flops, f"measured: {precision} matrix product")
         done: str | None = None
         for name, config in recipe.stages.items():
             if run.result(name) is None:

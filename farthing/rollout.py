@@ -118,3 +118,10 @@ def sampled_tokens(groups_P: Sequence[Group]) -> int:
 def prefilled_tokens(groups_P: Sequence[Group]) -> int:
     """Prompt tokens that went through the model: once a group."""
     return sum(len(group[0].prompt_tokens) for group in groups_P)
+
+
+def wasted_tokens(groups_P: Sequence[Group], flat_P: Sequence[bool]) -> dict[str, int]:
+    """Sampled tokens that teach nothing or little, counted once: of flat groups, and of completions cut short elsewhere."""
+    signal = [r for group, flat in zip(groups_P, flat_P, strict=True) if not flat for r in group]
+    flat = sum(r.num_tokens for group, is_flat in zip(groups_P, flat_P, strict=True) if is_flat for r in group)
+    return {"flat_groups": flat, "truncated": sum(r.num_tokens for r in signal if r.is_truncated)}

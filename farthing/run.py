@@ -2,7 +2,7 @@
 
 run_dir/
   run.json  recipe.json     who it is: resolved recipe, hash, seed, commit, versions, machine; written before step 0
-  ledger.sqlite             every phase of every attempt
+  ledger.sqlite             every phase of every attempt; ledger.jsonl mirrors it
   metrics.jsonl             one line a step, with the attempt that made it
   samples.jsonl             some rollouts of every evaluation, to read
   checkpoints/STAGE/        training state, while the stage runs
@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -28,14 +29,31 @@ from typing import IO, Any, Protocol
 import psutil
 
 from farthing import __version__
-from farthing.clock import PhaseClock, Slice, phase_entry, process_age_ns, read_heartbeat
+from farthing.attempt import artefact_entry, bury_dead_attempt, charge_run_dir, note_device, start_entry
+from farthing.budget import Budget, Spent, budget_error, reached
+from farthing.clock import PhaseClock, Slice, process_age_ns
 from farthing.config import Recipe, StageConfig, parse_recipe
-from farthing.errors import DiskFull, FarthingError, Interrupted, LedgerError, RunError, RunLocked, disk_error
-from farthing.ledger.entries import Ledger
-from farthing.ledger.prices import PriceRecord, load_price_book
+from farthing.energy import find_meter
+from farthing.errors import (
+    BudgetReached,
+    DiskFull,
+    FarthingError,
+    Interrupted,
+    LedgerError,
+    RunError,
+    RunLocked,
+    disk_error,
+)
+from farthing.ledger.charges import price_entries
+from farthing.ledger.entries import EntryFields, Ledger
+from farthing.ledger.prices import PriceRecord, RateRecord, load_price_book
+from farthing.ledger.projects import enter_run, open_project
+from farthing.ledger.totals import Totals
 from farthing.metrics import METRICS
 
 Metrics = dict[str, float]
+FORECAST_AFTER = 3
+"""Steps of a stage after which its cost is forecast against the budget, where there is one."""
 
 
 class Watcher(Protocol):
@@ -65,11 +83,14 @@ class Run:
         self._lock()
         self.info = self._identify()
         self.ledger = Ledger.open(self.dir / "ledger.sqlite")
-        self.price: PriceRecord = load_price_book().price(self.recipe.device, datetime.date.today())
-        last_attempt = self._bury_dead_attempt()
-        self.attempt = last_attempt + 1
-        self._clock = PhaseClock(self.ledger, self.attempt, self.price, self.dir / "heartbeat.json", process_age_ns())
-        self._usd_before = sum((e.usd for e in self.ledger.entries()), start=type(self._clock.usd)(0))
+        book, today = load_price_book(), datetime.datetime.now(datetime.UTC).date()
+        self.price: PriceRecord = book.price(self.recipe.device, today)
+        self._storage_rate: RateRecord = book.rate(self.recipe.storage, today)
+        self.attempt = bury_dead_attempt(self.ledger, self.dir / "heartbeat.json", self.message) + 1
+        self._before: Totals = self.ledger.totals()
+        age_ns = process_age_ns()
+        self._clock = PhaseClock(self.ledger, self.attempt, self.price, self.dir / "heartbeat.json", age_ns, find_meter())
+        self._budget = Budget(self.recipe, self.recipe.stages)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._old_handlers[number] = signal.signal(number, self._on_signal)
         return self
@@ -125,6 +146,8 @@ class Run:
 
     def _same_recipe(self, info: dict[str, Any]) -> None:
         if info["recipe_sha256"] == self.recipe.digest():
+            # a budget or a project may have changed: what a later `farthing run RUN` reads is the newest
+            write_json(self.dir / "recipe.json", self.recipe.model_dump(mode="json"))
             return
         old = parse_recipe(read_json(self.dir / "recipe.json"), where=str(self.dir / "recipe.json"))
         changed = _differences(old.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
@@ -132,25 +155,6 @@ class Run:
             f"{self.dir} holds a run of another recipe; different: {', '.join(changed[:8]) or 'nothing we can name'}. "
             "Give the command it was started with to resume it, or another --run-dir to start a new run"
         )
-
-    def _bury_dead_attempt(self) -> int:
-        """Closes the last attempt where its process died without doing so -> the number of the last attempt, or 0."""
-        start, ended = None, True
-        for entry in self.ledger.entries():
-            if entry.kind == "attempt_start":
-                start, ended = entry, False
-            elif entry.kind == "attempt_end":
-                ended = True
-        if start is None:
-            return 0
-        if not ended:
-            tail = read_heartbeat(self.dir / "heartbeat.json", start.attempt, self.ledger.head()[0])
-            price = PriceRecord.model_validate(json.loads(start.detail)["price"])
-            stage, step, slices = tail or ("", -1, {})
-            self.ledger.append_many([phase_entry(start.attempt, price, stage, step, p, s) for p, s in slices.items()])
-            self.ledger.append(attempt=start.attempt, kind="attempt_end", detail={"outcome": "killed", "error": None})
-            self.message(f"attempt {start.attempt} was killed; its time is on the bill")
-        return start.attempt
 
     # while it runs ---------------------------------------------------------------------------------------------------
 
@@ -162,12 +166,32 @@ class Run:
         """Work done, credited to the open phase."""
         self._clock.count(tokens_in=tokens_in, tokens_out=tokens_out, tokens_trained=tokens_trained, model_flops=model_flops)
 
+    def waste(self, phase: str, of: int, **parts: int) -> None:
+        """Of `of` units of the step's work in `phase`, so many taught nothing; on the bill they are parts of its money."""
+        self._clock.waste(phase, of, **parts)
+
     def open_attempt(self, stage: str, last_step: int) -> None:
         """Opens the attempt on the ledger, before any work: it goes on after `last_step` of `stage` (-1: at its start)."""
+        before, of_stage = (Spent(self._before.usd(s), self._before.held_ns(s)) for s in (None, stage))
+        if spent_up := reached(self._budget.used(before, stage, of_stage)):
+            raise budget_error(spent_up, f"${before.usd:.6f} in {before.hours:.4f} hours so far")
         self._started = True
         kept = {"stage": stage, "step": last_step} if self.attempt > 1 else None
-        detail = {"pid": os.getpid(), "resumed_from": kept, "price": self.price.model_dump(mode="json")}
-        self.ledger.append(attempt=self.attempt, kind="attempt_start", detail=detail)
+        start = start_entry(self.attempt, self.price, kept, self._clock.start_ns, self._clock.already_held_ns)
+        self.ledger.append_from(lambda: [*price_entries(self.ledger, [self.price, self._storage_rate]), start])
+        self._clock.flush()
+
+    def note_device(self, name: str, peak_flops: float, method: str) -> None:
+        """What this attempt computes on, for whoever checks that its FLOPs are possible."""
+        note_device(self.ledger, self.attempt, self.price.device, name, peak_flops, method)
+        self._clock.flush()
+
+    def note_artefact(self, what: str, files: list[Path], keeps: str = "", weights_sha256: str = "") -> None:
+        """Enters files with their digests. `keeps="eval"`: the evaluation just flushed is on disk and will not be repeated."""
+        mono_ns = self._clock.flush()
+        entry = artefact_entry(self.attempt, self.dir, what, files, keeps, weights_sha256)
+        place: EntryFields = {**entry, "stage": self._clock.stage, "step": self._clock.step, "mono_ns": mono_ns}
+        self.ledger.append(**place)
         self._clock.flush()
 
     def stop_if_asked(self) -> None:
@@ -178,7 +202,7 @@ class Run:
     def require_ledger(self, head: tuple[int, str]) -> None:
         """LedgerError unless the entry that a checkpoint was written after is still in the ledger."""
         seq, digest = head
-        if seq and not any(e.seq == seq and e.hash == digest for e in self.ledger.entries()):
+        if seq and not self.ledger.holds(seq, digest):
             raise LedgerError(
                 f"{self.dir}/ledger.sqlite lacks entry {seq}, which the checkpoint was written after: it was replaced or cut. "
                 "Put the run's own ledger back; without it the cost so far would be lost"
@@ -196,19 +220,23 @@ class Run:
         """The stage's state is in place and `first_step` comes next."""
         self._clock.flush()
         self.stage = self._clock.stage = stage
+        self._clock.purpose = config.purpose
         for watcher in self.watchers:
             watcher.on_stage(stage, config, first_step)
 
     def end_stage(self, result: dict[str, Any]) -> None:
         """Writes the stage's result: from here on it is done and will not run again."""
-        write_json(self.stage_dir(self.stage) / "result.json", result)
-        self._clock.flush()
-        self._clock.stage, self._clock.step = "", -1
+        path = self.stage_dir(self.stage) / "result.json"
+        write_json(path, result)
+        model = sorted(p for p in (path.parent / "model").glob("*") if p.is_file())
+        self.note_artefact("stage", [path, *model], weights_sha256=str(result.get("weights_sha256", "")))
+        self._clock.stage, self._clock.step, self._clock.purpose = "", -1, "train"
 
     def steps(self, num_steps: int, first: int) -> Iterator[int]:
         """The stage's steps; after each, its phases go to the ledger. Ctrl-C ends it once a checkpoint is written."""
         self._clock.flush()
         self._clock.set_idle()
+        at_start = self._spent(self.stage)
         for step in range(first, num_steps):
             started = self._clock.elapsed_ns()
             self._clock.step = step
@@ -216,6 +244,10 @@ class Run:
             self._step_metrics["step_time"] = (self._clock.elapsed_ns() - started) / 1e9
             self._clock.flush()
             self._publish(step)
+            if step - first + 1 == FORECAST_AFTER:
+                self._say_forecast(at_start, num_steps - step - 1)
+            if self._stopping and (spent_up := reached(self._used(self.stage))):
+                raise budget_error(spent_up, f"stopped after step {step} of {self.stage} with a checkpoint")
             if self._stopping:
                 raise Interrupted(
                     f"stopped after step {step} of {self.stage} with a checkpoint; the same command goes on from there"
@@ -228,8 +260,19 @@ class Run:
         assert not unknown, f"unknown metrics {sorted(unknown)}: add them to farthing/metrics.py"
         self._step_metrics |= metrics
 
+    def _say_forecast(self, at_start: Spent, steps_left: int) -> None:
+        stage = self.stage
+        line = self._budget.forecast(self._spent(), stage, at_start, self._spent(stage), FORECAST_AFTER, steps_left)
+        if line:
+            self.message(line)
+
     def _publish(self, step: int) -> None:
         metrics = self._step_metrics | {"usd": float(self.usd)}
+        used = self._used(self.stage)
+        if used:
+            metrics["budget"] = max(share for _, share in used)
+            for line in self._budget.warnings(used):
+                self.message(line)
         self._step_metrics = {}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         row = {"attempt": self.attempt, "stage": self.stage, "step": step, "at": now, **_rounded(metrics)}
@@ -238,14 +281,25 @@ class Run:
             watcher.on_step(self.stage, step, metrics)
 
     def checkpoint_due(self, step: int, every: int, num_steps: int) -> bool:
-        """True at every `every` steps, before the last one, and when a stop was asked for."""
-        self._stopping = self._stop_requested
+        """True at every `every` steps, before the last one, when a stop was asked for and when a budget is used up."""
+        self._stopping = self._stop_requested or reached(self._used(self.stage)) is not None
         return self._stopping or (every > 0 and (step + 1) % every == 0 and step + 1 < num_steps)
 
     @property
-    def usd(self) -> Any:
-        """Decimal dollars of the run so far, earlier attempts included; what is not flushed yet is not in it."""
-        return self._usd_before + self._clock.usd
+    def usd(self) -> Decimal:
+        """Dollars of the run so far, earlier attempts included; what is not flushed yet is not in it."""
+        return self._before.usd() + self._clock.usd
+
+    def _spent(self, stage: str | None = None) -> Spent:
+        """Money and time of the run, or of one stage of it, this very moment."""
+        held_ns, usd = self._clock.unflushed() if stage in (None, self._clock.stage) else (0, Decimal(0))
+        if stage is None:
+            return Spent(self.usd + usd, self._before.held_ns() + self._clock.held_ns + held_ns)
+        flushed_usd = self._clock.stage_usd.get(stage, Decimal(0)) + self._before.usd(stage)
+        return Spent(flushed_usd + usd, self._clock.stage_held_ns.get(stage, 0) + self._before.held_ns(stage) + held_ns)
+
+    def _used(self, stage: str) -> list[tuple[str, float]]:
+        return self._budget.used(self._spent(), stage, self._spent(stage))
 
     def message(self, text: str) -> None:
         for watcher in self.watchers:
@@ -295,21 +349,38 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
-        outcome = "ok" if error is None else "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        is_stop = isinstance(error, Interrupted | KeyboardInterrupt | BudgetReached)
+        outcome = "ok" if error is None else "interrupted" if is_stop else "failed"
         detail = {"outcome": outcome, "error": None if error is None else f"{type(error).__name__}: {error}"[:500]}
+        if isinstance(error, BudgetReached):
+            detail["reason"] = "budget"
         try:
             self._clock.stop()
             if self._started:
+                self._clock.outcome = "failed" if outcome == "failed" else "ok"
                 self._clock.flush()
-                self.ledger.append(attempt=self.attempt, kind="attempt_end", detail=detail)
+                charge_run_dir(self.ledger, self._storage_rate, self.dir, self._clock.held_ns, self.attempt)
+                self.ledger.append(attempt=self.attempt, kind="attempt_end", outcome=outcome, detail=detail)
         except (DiskFull, LedgerError):
             # the error already on its way says more; the next attempt closes this one from its heartbeat
             if error is None:
                 raise
         finally:
             self.ledger.close()
+            self._enter_into_project()
             if self._lock_file is not None:
                 self._lock_file.close()
+
+    def _enter_into_project(self) -> None:
+        """Copies the run's figures to its project's account, where the recipe names one."""
+        if not self.recipe.project or not self._started:
+            return
+        try:
+            with open_project(Path(self.recipe.project), create=True) as project:
+                enter_run(project, self.dir)
+        except (FarthingError, OSError) as error:
+            # the run's own ledger has it all: `farthing project add` enters it later
+            self.message(f"the project {self.recipe.project} could not be brought up to date: {error}")
 
 
 def _commit() -> dict[str, Any]:

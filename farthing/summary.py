@@ -95,7 +95,10 @@ def is_running(run_dir: Path) -> bool:
 
 
 def summarise_run(run_dir: Path) -> dict[str, Any]:
-    """status: complete | running | interrupted | failed | killed. usd as exact decimal strings."""
+    """status: complete | running | interrupted | budget | failed | killed. usd as exact decimal strings.
+
+    budget: stopped with a checkpoint because a budget was used up; the same command with a higher one goes on.
+    """
     info, recipe, bill = read_json(run_dir / "run.json"), recipe_of(run_dir), bill_of(run_dir).to_json()
     costs = {s["name"]: s for s in bill["stages"]}
     steps = curves(run_dir)
@@ -159,5 +162,7 @@ def _status(run_dir: Path, stages: list[dict[str, Any]], attempts: list[dict[str
         return "complete"
     if is_running(run_dir):
         return "running"
+    if attempts and attempts[-1]["reason"] == "budget":
+        return "budget"
     outcome = attempts[-1]["outcome"] if attempts else "killed"
     return {"running": "killed", "ok": "interrupted"}.get(outcome, str(outcome))

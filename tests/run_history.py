@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from farthing.clock import Slice, phase_entry
+from farthing.clock import Slice, Stamp, phase_entry
 from farthing.config import Recipe, load_recipe
 from farthing.ledger.entries import Ledger
 from farthing.ledger.prices import load_price_book
@@ -101,13 +101,16 @@ class RunHistory:
     def start(self, resumed_from: tuple[str, int] | None = None) -> None:
         self.attempt += 1
         kept = None if resumed_from is None else {"stage": resumed_from[0], "step": resumed_from[1]}
-        detail = {"pid": 1, "resumed_from": kept, "price": PRICE.model_dump(mode="json")}
+        if self.attempt == 1:
+            self.ledger.append(attempt=0, kind="price", detail=PRICE.detail())
+        detail = {"pid": 1, "resumed_from": kept, "price": PRICE.id}
         self.ledger.append(attempt=self.attempt, kind="attempt_start", detail=detail)
         self.spend("", -1, {"setup": 2.0})
 
     def spend(self, stage: str, step: int, seconds: Mapping[str, float]) -> None:
         slices = {phase: Slice(held_ns=int(s * 1e9)) for phase, s in seconds.items()}
-        fields = [phase_entry(self.attempt, PRICE, stage, step, phase, work) for phase, work in slices.items()]
+        stamp = Stamp(stage, step, "train", mono_ns=0)
+        fields = [phase_entry(self.attempt, PRICE, stamp, phase, work) for phase, work in slices.items()]
         self.usd += sum(float(entry.usd) for entry in self.ledger.append_many(fields))
 
     def train(

@@ -16,16 +16,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config", "recipes", "metrics", "ledger", "planner", "errors", "models.shape"),
     ("data", "tasks", "tokenizer", "renderer", "models", "rewards", "advantage", "loss", "optim", "precision"),
     ("engine", "checkpoint", "sources"),
-    ("rollout", "eval", "run", "clock", "probe"),
+    ("rollout", "eval", "run", "clock", "attempt", "budget", "energy", "probe"),
     ("stages", "pipeline"),
-    ("summary", "symptoms", "doctor", "plot", "live", "artefact", "evaluation", "inference", "forecast"),
-    ("cli", "__main__", "verbs"),
+    ("summary", "symptoms", "doctor", "plot", "live", "artefact", "evaluation", "inference", "forecast", "billing"),
+    ("cli", "verbs", "__main__"),
 )
 """From the bottom up. Within a layer imports are free; a layer may import those below it, never those above.
 A name stands for all below it, unless a longer one is listed: `models.shape` is arithmetic that prices are made of."""
 
-TORCH_FREE = ("config", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape")
-TORCH_FREE_ROOMS = ("ledger", "tasks", "rewards", "symptoms")
+TORCH_FREE = (
+    "config", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape",
+    "clock", "attempt", "budget", "energy", "billing",
+)  # fmt: skip
+TORCH_FREE_ROOMS = ("ledger", "tasks", "rewards", "symptoms", "verbs")
 
 
 def module_name(path: Path) -> str:

@@ -5,6 +5,7 @@ This is what every bill, boundary and export is made of, and what a project copi
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -169,14 +170,15 @@ def _read_events(account: Account, events: list[Entry], totals: Totals, ledger: 
 
 
 def _check_turns(starts: list[Entry], ends: dict[int, Entry], totals: Totals, ledger: Ledger, last_seq: int) -> None:
-    for before, start in zip(starts, starts[1:], strict=False):
+    for before, start in pairwise(starts):
         if start.attempt <= before.attempt:
             raise LedgerError(f"entry {start.seq} starts attempt {start.attempt} out of turn; attempts only count up.")
     strangers = {g.attempt for g in totals.groups if g.kind in ("phase", "attempt_end")} - {start.attempt for start in starts}
     if strangers:
         first = next(ledger.entries(0, "attempt = ? AND kind IN ('phase', 'attempt_end')", (min(strangers),)))
         raise LedgerError(
-            f"entry {first.seq} ({first.kind}) belongs to attempt {first.attempt}, which never started; the bill would not add up."
+            f"entry {first.seq} ({first.kind}) belongs to attempt {first.attempt}, which never started; "
+            "the bill would not add up."
         )
     for number, start in enumerate(starts):
         end = ends.get(start.attempt)

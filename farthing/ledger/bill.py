@@ -114,7 +114,8 @@ class Bill:
     def to_json(self) -> dict[str, Any]:
         run = self.whole.to_json(self.peak_flops)
         same = (
-            "held_s", "phases_s", "device_hours", "busy_share", "tokens_in", "tokens_out", "tokens_trained", "model_flops", "mfu",
+            "held_s", "phases_s", "device_hours", "busy_share", "tokens_in", "tokens_out", "tokens_trained", "model_flops",
+            "mfu",
         )  # fmt: skip
         account = self.account
         return {
@@ -160,7 +161,7 @@ def make_bill(
 
 def waste_split(rows: list[Row]) -> list[dict[str, Any]]:
     """Where money went that taught the model nothing: disjoint parts of the total, largest first."""
-    parts = {name: 0 for name in _WASTE_MEANS}
+    parts = dict.fromkeys(_WASTE_MEANS, 0)
     for row in rows:
         group, usd = row.group, row.sums["picousd"]
         if not row.kept:
@@ -221,4 +222,10 @@ def _price(price: dict[str, Any]) -> dict[str, Any]:
 
 def _correction(entry: Any) -> dict[str, Any]:
     detail = detail_of(entry)
-    return {"seq": entry.seq, "at": entry.at, "corrects": detail.get("corrects"), "usd": f"{entry.usd:f}", "reason": detail.get("reason")}
+    return {
+        "seq": entry.seq,
+        "at": entry.at,
+        "corrects": detail.get("corrects"),
+        "usd": f"{entry.usd:f}",
+        "reason": detail.get("reason"),
+    }

@@ -28,8 +28,13 @@ _ALL_IN = [
     "Every attempt, whatever became of it, from the start of its process.",
     "Evaluation, idle time, experiments, data, storage, bought tokens and stated expenses, as entered in the ledger.",
 ]
-_ALL_OUT = ["Staff, overhead, and hardware or energy beyond the price records.", "Whatever is not in this ledger: see the list at the end."]
-_FULL_OUT = ["The base model, other people's research and earlier failures, unless they are entries or lines of the overhead file."]
+_ALL_OUT = [
+    "Staff, overhead, and hardware or energy beyond the price records.",
+    "Whatever is not in this ledger: see the list at the end.",
+]
+_FULL_OUT = [
+    "The base model, other people's research and earlier failures, unless they are entries or lines of the overhead file."
+]
 
 
 def boundaries(
@@ -56,11 +61,16 @@ def _full(names: list[str], rows: list[Row], prices: dict[str, dict[str, Any]], 
         return {"key": "full", "name": title, "usd": None, "lines": [], "included": [], "excluded": missing}
     lines = _lines(names, rows, overhead.hardware.usd_per_device_hour if overhead.hardware else None)
     lines += [_extra(f"staff: {s.role}", s.hours * s.usd_per_hour) for s in overhead.staff]
-    included = [_hardware_in(overhead, prices), *(f"Staff: {s.role}, {s.hours} h at ${s.usd_per_hour} ({s.source})." for s in overhead.staff)]
+    included = [
+        _hardware_in(overhead, prices),
+        *(f"Staff: {s.role}, {s.hours} h at ${s.usd_per_hour} ({s.source})." for s in overhead.staff),
+    ]
     if overhead.energy:
         kwh = Decimal(sum(row.sums["energy_mj"] for row in rows)) / _MJ_PER_KWH
         lines.append(_extra("energy", kwh * overhead.energy.pue * overhead.energy.usd_per_kwh))
-        included.append(f"Energy at ${overhead.energy.usd_per_kwh} a kWh, PUE {overhead.energy.pue} ({overhead.energy.source}).")
+        included.append(
+            f"Energy at ${overhead.energy.usd_per_kwh} a kWh, PUE {overhead.energy.pue} ({overhead.energy.source})."
+        )
     fixed = [(o.what, o.usd, o.source) for o in overhead.overhead if o.usd is not None]
     lines += [_extra(what, usd) for what, usd, _ in fixed]
     base = sum((Decimal(line["usd"]) for line in lines), Decimal(0))
@@ -76,7 +86,11 @@ def _hardware_in(overhead: Overhead, prices: dict[str, dict[str, Any]]) -> str:
     if overhead.hardware:
         return f"Hardware at ${overhead.hardware.usd_per_device_hour} a device-hour ({overhead.hardware.source})."
     owned = any(price.get("components") for price in prices.values())
-    return "Hardware amortised, with its electricity, by the price record." if owned else "Hardware rented at the price records below."
+    return (
+        "Hardware amortised, with its electricity, by the price record."
+        if owned
+        else "Hardware rented at the price records below."
+    )
 
 
 def _boundary(key: str, name: str, lines: list[dict[str, Any]], included: list[str], excluded: list[str]) -> dict[str, Any]:

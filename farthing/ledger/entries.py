@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from farthing.errors import DiskFull, LedgerError
+from farthing.errors import DiskFull, FarthingError, LedgerError
 from farthing.ledger.database import SCHEMA_VERSION, open_database, sqlite_errors, transaction
 from farthing.ledger.entry import (
     COLUMNS,
@@ -47,7 +47,9 @@ class Ledger:
         self.path = path
         self._db, self._read_only = connection, read_only
         self._mirror = Mirror(mirror_path(path))
-        self._appended = False
+        self._totals = Totals()
+        """As in the book after our last append."""
+        self._appended = self._mirror_is_behind = False
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Self:
@@ -95,8 +97,12 @@ class Ledger:
         return entries
 
     def _write(self, news: Iterable[EntryFields], keep: Callable[[Entry], object]) -> None:
+        if self._mirror_is_behind:
+            self._catch_up()
         with sqlite_errors(self.path), transaction(self._db):
             seq, last_hash = self.head()
+            if self._totals.head != (seq, last_hash):  # another process wrote, or our last transaction was undone
+                self._totals = self.totals()
             totals = Totals()
             pending: list[Row] = []
             if not self._read_only:
@@ -114,23 +120,25 @@ class Ledger:
             self._db.executemany(_INSERT, pending)
             self._add_totals(totals)
         self._appended = True
-        self._catch_up()
+        try:
+            self._catch_up()
+        except FarthingError:
+            # the entries are in the book for good: raising now would have them entered again. The next append says it.
+            self._mirror_is_behind = True
 
     def _add_totals(self, new: Totals) -> None:
         if not new.groups:
             return
-        for key, text in new.rows():
-            found = self._db.execute("SELECT sums FROM totals WHERE key = ?", (key,)).fetchone()
-            if found is None or key == HEAD:
-                self._db.execute(_UPSERT, (key, text))
-                continue
-            [known] = Totals.from_rows([(key, found[0])]).groups.values()
-            [more] = Totals.from_rows([(key, text)]).groups.values()
-            add_sums(known, more)
-            self._db.execute(_UPSERT, (key, canonical_json(known)))
+        for group, sums in new.groups.items():
+            known = self._totals.groups.setdefault(group, {})
+            add_sums(known, sums)
+            self._db.execute(_UPSERT, (canonical_json(list(group)), canonical_json(known)))
+        self._totals.head = new.head
+        self._db.execute(_UPSERT, (HEAD, canonical_json(list(new.head))))
 
     def _catch_up(self) -> None:
         self._mirror.catch_up(self._rows)
+        self._mirror_is_behind = False
 
     # reading ---------------------------------------------------------------------------------------------------------
 
@@ -242,6 +250,7 @@ class Ledger:
         """Closes the book; one that we appended to is sealed, unless another process has it open or the disk is full."""
         try:
             if self._appended:
+                self._appended = False
                 self._seal()
         finally:
             self._db.close()

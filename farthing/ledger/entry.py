@@ -10,9 +10,10 @@ An entry that has been returned survives the death of the process (WAL); a power
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from operator import attrgetter
 from typing import Required, TypedDict
 
 from farthing.errors import LedgerError
@@ -106,14 +107,27 @@ class EntryFields(TypedDict, total=False):
 
 
 COLUMNS = tuple(field.name for field in fields(Entry))
+_ALL_COLUMNS = attrgetter(*COLUMNS)
+_USD, _FLOPS = COLUMNS.index("usd"), COLUMNS.index("model_flops")
 AMOUNTS = ("held_ns", "tokens_in", "tokens_out", "tokens_trained", "model_flops", "energy_mj", "energy_error_mj")
 """What is summed, `usd` and `busy_ns` aside; in a correction these are differences, which may be negative."""
-_INTEGERS = ("seq", "mono_ns", "attempt", "step", "num_devices", "busy_ns", *(name for name in AMOUNTS if name != "model_flops"))
+_INTEGERS = (
+    "seq",
+    "mono_ns",
+    "attempt",
+    "step",
+    "num_devices",
+    "busy_ns",
+    *(name for name in AMOUNTS if name != "model_flops"),
+)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def canonical_json(value: object) -> str:
     """The one JSON text of a value: keys sorted, no spaces, ASCII; NaN and infinity are refused with ValueError."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def utc_now() -> str:
@@ -166,17 +180,14 @@ def make_entry(new: EntryFields, seq: int, prev_hash: str) -> Entry:
         prev_hash=prev_hash,
         hash="",
     )
-    row = to_row(unsealed)
-    return from_row((*row[:-1], row_hash(row)))
+    return replace(unsealed, hash=row_hash(to_row(unsealed)))
 
 
 def to_row(entry: Entry) -> tuple[int | str, ...]:
     """The values as they lie in the book, in the order of COLUMNS."""
-    values = (getattr(entry, name) for name in COLUMNS)
-    return tuple(
-        f"{value:f}" if name == "usd" else str(value) if name == "model_flops" else value
-        for name, value in zip(COLUMNS, values, strict=True)
-    )
+    row = list(_ALL_COLUMNS(entry))
+    row[_USD], row[_FLOPS] = f"{entry.usd:f}", str(entry.model_flops)
+    return tuple(row)
 
 
 def from_row(row: Sequence[int | str]) -> Entry:
@@ -193,11 +204,13 @@ def from_row(row: Sequence[int | str]) -> Entry:
     return Entry(**converted)  # type: ignore[arg-type]  # the loop above has checked every type
 
 
+_BLOBS_TOO = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=lambda blob: {"blob": repr(blob)})
+
+
 def row_hash(row: Sequence[object]) -> str:
     """sha256 over the stored values of every column but `hash`; a blob, which no honest row holds, changes it too."""
     sealed = dict(zip(COLUMNS[:-1], row[:-1], strict=True))
-    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), default=lambda blob: {"blob": repr(blob)})
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_BLOBS_TOO.encode(sealed).encode()).hexdigest()
 
 
 def detail_of(entry: Entry) -> dict[str, object]:
@@ -250,7 +263,9 @@ def _check_int(name: str, value: object, least: int) -> None:
 def _check_busy(busy_ns: int, held_ns: int, is_correction: bool) -> None:
     _check_int("busy_ns", busy_ns, least=-(2**63) + 1 if is_correction else -1)
     if busy_ns > held_ns and not is_correction:
-        raise LedgerError(f"ledger field busy_ns is {busy_ns}, more than the {held_ns} ns held; a device is busy only while held.")
+        raise LedgerError(
+            f"ledger field busy_ns is {busy_ns}, more than the {held_ns} ns held; a device is busy only while held."
+        )
 
 
 def _check_usd(usd: object, may_be_negative: bool) -> None:

@@ -32,7 +32,7 @@ class Mirror:
         self._size, self._last = -1, (0, "")
 
     def catch_up(self, rows_after: RowsAfter) -> None:
-        """Appends the rows that are missing; DiskFull where there is no room, LedgerError where the file tells another story."""
+        """Appends the rows that are missing; DiskFull without room, LedgerError where the file tells another story."""
         try:
             with self.path.open("ab+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -53,8 +53,8 @@ class Mirror:
         if last is None or last[-1] != digest:
             raise LedgerError(
                 f"{self.path} ends with entry {seq} ({digest[:16]}...), which the ledger beside it "
-                f"{'does not hold' if last is None else 'has otherwise'}: one of the two was replaced or cut. Put the right pair "
-                "back; if the ledger is the right one, move the .jsonl away and it is written anew."
+                f"{'does not hold' if last is None else 'has otherwise'}: one of the two was replaced or cut. Put the right "
+                "pair back; if the ledger is the right one, move the .jsonl away and it is written anew."
             )
         return rows
 
@@ -81,5 +81,6 @@ class Mirror:
             return int(row["seq"]), str(row["hash"])
         except (ValueError, KeyError, TypeError) as error:
             raise LedgerError(
-                f"{self.path} has a last line that is no entry ({error}): {line[:60]!r}. Move the file away; it is written anew."
+                f"{self.path} has a last line that is no entry ({error}): {line[:60]!r}. "
+                "Move the file away; it is written anew."
             ) from error

@@ -1,21 +1,21 @@
 """The user's TOML of what no meter sees -> staff, overhead, energy and hardware terms of the widest boundary.
 
-    [hardware]                        # instead of what the price records charge for a device-hour
-    usd_per_device_hour = "1.10"
-    source = "our leasing contract"
-    [energy]                          # on top of it, where the price does not include electricity
-    usd_per_kwh = "0.12"
-    pue = "1.3"                       # what the building draws over what the devices draw
-    source = "utility invoice"
-    [[staff]]
-    role = "research engineer"
-    hours = 320
-    usd_per_hour = 100
-    source = "payroll, Q3"
-    [[overhead]]                      # an amount, or a percentage of everything above
-    what = "office and administration"
-    percent = 15
-    source = "accounting"
+[hardware]                        # instead of what the price records charge for a device-hour
+usd_per_device_hour = "1.10"
+source = "our leasing contract"
+[energy]                          # on top of it, where the price does not include electricity
+usd_per_kwh = "0.12"
+pue = "1.3"                       # what the building draws over what the devices draw
+source = "utility invoice"
+[[staff]]
+role = "research engineer"
+hours = 320
+usd_per_hour = 100
+source = "payroll, Q3"
+[[overhead]]                      # an amount, or a percentage of everything above
+what = "office and administration"
+percent = 15
+source = "accounting"
 """
 
 import tomllib
@@ -82,4 +82,6 @@ def load_overhead(path: Path) -> Overhead:
     except ValidationError as error:
         worst = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in worst["loc"])
-        raise PriceError(f"{path}: {where}: {worst['msg']}; got {worst['input']!r}. `farthing bill --help` shows an example.") from error
+        raise PriceError(
+            f"{path}: {where}: {worst['msg']}; got {worst['input']!r}. `farthing bill --help` shows an example."
+        ) from error

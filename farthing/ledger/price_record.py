@@ -115,7 +115,9 @@ class PriceRecord(_Record):
     @property
     def key(self) -> str:
         """What a recipe calls it: h100-80gb, h100-80gb+spot, h100-80gb/us-east-1."""
-        return self.device + (f"/{self.region}" if self.region else "") + ("" if self.tenure == "on-demand" else f"+{self.tenure}")
+        return (
+            self.device + (f"/{self.region}" if self.region else "") + ("" if self.tenure == "on-demand" else f"+{self.tenure}")
+        )
 
     @property
     def id(self) -> str:

@@ -21,7 +21,16 @@ from farthing.errors import PriceError
 from farthing.ledger.entry import MONEY, to_picousd
 from farthing.ledger.price_record import COMPONENT_TAGS, NS_PER_HOUR, PriceRecord, RateRecord
 
-__all__ = ["NS_PER_HOUR", "PriceBook", "PriceRecord", "RateRecord", "cost", "load_price_book", "read_price_file", "storage_cost"]
+__all__ = [
+    "NS_PER_HOUR",
+    "PriceBook",
+    "PriceRecord",
+    "RateRecord",
+    "cost",
+    "load_price_book",
+    "read_price_file",
+    "storage_cost",
+]
 
 USER_FILE_VARIABLE = "FARTHING_PRICES"
 _GB_BYTES = 10**9
@@ -116,10 +125,8 @@ def _parse(text: str, name: str) -> list[Record]:
         raise PriceError(f"{name} is not TOML: {error}. Each price is one [[price]] table.") from error
     if set(tables) - {"price", "rate"} or not all(isinstance(found, list) for found in tables.values()):
         raise PriceError(f"{name} holds {sorted(tables)} at its top; allowed: [[price]] and [[rate]] tables only.")
-    records: list[Record] = []
-    for model in (PriceRecord, RateRecord):
-        table = "price" if model is PriceRecord else "rate"
-        records += [_record(model, given, name, number) for number, given in enumerate(tables.get(table, []), start=1)]
+    records: list[Record] = [_record(PriceRecord, given, name, n) for n, given in enumerate(tables.get("price", []), start=1)]
+    records += [_record(RateRecord, given, name, n) for n, given in enumerate(tables.get("rate", []), start=1)]
     seen = set()
     for record in records:
         if record.id in seen:

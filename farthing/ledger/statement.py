@@ -21,14 +21,91 @@ def render_bill(bill: "Bill", console: Console) -> None:
     console.print(Text(f"total, exactly: ${page['total_usd']}"))
     console.print(Text(f"boundary: {page['boundary']}"))
     if Decimal(page["wasted_usd"]):
-        console.print(Text(f"thrown away, in attempts that broke off: {_usd(page['wasted_usd'])}", style="yellow"))
+        console.print(Text(f"thrown away, in attempts that broke off: {usd_short(page['wasted_usd'])}", style="yellow"))
     energy = page["energy"]
-    console.print(Text(f"energy: {_short(energy['kwh'])} kWh ({energy['method']})"))
+    console.print(Text(f"energy: {_short(energy['kwh'])} kWh, give or take {_short(energy['error_kwh'])} ({energy['method']})"))
+    for boundary in page["boundaries"]:
+        _section(console, f"{boundary['name']}: {_usd_or(boundary['usd'])}", _in_and_out(boundary))
+    _section(console, "By boundary", _side_by_side(page["boundaries"]))
+    _section(console, "Where it taught nothing", _waste(page["waste"]))
+    for title, lines in _gains(page):
+        _section(console, title, _lines(lines))
     _section(console, "Phases", _phases(page, ascii_only=console.options.ascii_only))
-    _section(console, "Attempts", _attempts(page))
+    if page["attempts"]:
+        _section(console, "Attempts", _attempts(page))
+    if page.get("runs"):
+        _section(console, "Runs on this account", _runs(page["runs"]))
+    if page["corrections"]:
+        _section(
+            console,
+            "Corrections",
+            _lines(f"entry {c['seq']} corrects {c['corrects']}: {c['reason']}" for c in page["corrections"]),
+        )
     _section(console, "Prices", _lines(_price_line(price) for price in page["prices"]))
     _section(console, "Not in this bill", _lines(page["excluded"]))
-    console.print(Text(f"{page['entries']} ledger entries, chain head {page['head_hash'][:16]}", style="dim"))
+    console.print(Text(f"{page['entries']} ledger entries, chain head {page['head_hash'][:16]}, {_checked(page)}", style="dim"))
+
+
+def _checked(page: dict[str, Any]) -> str:
+    return "chain checked" if page["chain_checked"] == "whole" else "end of chain checked; the rest: farthing audit"
+
+
+def _usd_or(usd: str | None) -> str:
+    return "not known" if usd is None else usd_short(usd)
+
+
+def _in_and_out(boundary: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for sign, lines in (("+", boundary["included"]), ("-", boundary["excluded"])):
+        for line in lines:
+            table.add_row(sign, Text(line))
+    return table
+
+
+def _side_by_side(boundaries: list[dict[str, Any]]) -> Table:
+    """The same rows under the three boundaries."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("", overflow="fold")
+    for title in ("final runs", "all attempts", "full"):
+        table.add_column(title, justify="right", no_wrap=True)
+    names = dict.fromkeys(line["name"] for boundary in boundaries for line in boundary["lines"])
+    by_name = [{line["name"]: line["usd"] for line in boundary["lines"]} for boundary in boundaries]
+    for name in names:
+        table.add_row(Text(name), *(usd_short(lines[name]) if name in lines else "-" for lines in by_name))
+    table.add_row(Text("total", style="bold"), *(_usd_or(boundary["usd"]) for boundary in boundaries))
+    return table
+
+
+def _waste(parts: list[dict[str, Any]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for part in parts:
+        if Decimal(part["usd"]):
+            table.add_row(
+                Text(part["what"].replace("_", " ")), usd_short(part["usd"]), f"{part['share']:.1%}", Text(part["means"])
+            )
+    if not table.row_count:
+        table.add_row("nowhere")
+    return table
+
+
+def _gains(page: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """What the money bought, where there are evaluations."""
+    sections = []
+    if page.get("gains"):
+        sections.append(("What it bought", [gain["says"] for gain in page["gains"]]))
+    if page.get("marginal"):
+        sections.append(("Is more worth it", [page["marginal"]["says"]]))
+    return sections
+
+
+def _runs(runs: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("run", "role", "status", "dollars"):
+        table.add_column(name, justify="right" if name == "dollars" else "left")
+    for run in runs:
+        gone = "" if run["exists"] else " (directory gone)"
+        table.add_row(Text(run["name"] + gone), run["role"], run["status"], usd_short(run["usd"]))
+    return table
 
 
 def _section(console: Console, title: str, body: Table) -> None:
@@ -45,7 +122,7 @@ def _stages(page: dict[str, Any]) -> Table:
     for name, count in tokens.items():
         table.add_column(name, _count(count), justify="right", no_wrap=True)
     table.add_column("share", "100%" if Decimal(page["total_usd"]) else "-", justify="right", no_wrap=True)
-    table.add_column("dollars", _usd(page["total_usd"]), justify="right", no_wrap=True)
+    table.add_column("dollars", usd_short(page["total_usd"]), justify="right", no_wrap=True)
     for stage in page["stages"]:
         table.add_row(
             Text(stage["name"]),
@@ -53,7 +130,7 @@ def _stages(page: dict[str, Any]) -> Table:
             _count(stage["tokens_out"]),
             _count(stage["tokens_trained"]),
             _share(Decimal(stage["usd"]), Decimal(page["total_usd"])),
-            _usd(stage["usd"]),
+            usd_short(stage["usd"]),
         )
     return table
 
@@ -79,8 +156,8 @@ def _attempts(page: dict[str, Any]) -> Table:
             Text(attempt["outcome"]),
             Text(_resumed(attempt["resumed_from"])),
             _duration(attempt["seconds"]),
-            _usd(attempt["usd"]),
-            _usd(attempt["wasted_usd"]) if Decimal(attempt["wasted_usd"]) else "-",
+            usd_short(attempt["usd"]),
+            usd_short(attempt["wasted_usd"]) if Decimal(attempt["wasted_usd"]) else "-",
         )
     return table
 
@@ -93,8 +170,9 @@ def _lines(lines: Any) -> Table:
 
 
 def _price_line(price: dict[str, Any]) -> str:
-    hourly = _plain(price["usd_per_device_hour"])
-    line = f"{price['device']}: ${hourly} per device-hour, {price['date']}. {price['source']}"
+    line = f"{price['device']}: ${_plain(price['usd_per_unit'])} per {price['unit']}, {price['date']}. {price['source']}"
+    if price["method"] == "assumed" and "ssumed" not in price["source"]:
+        line += " (assumed)"
     if price["components"]:
         parts = (f"{name} {_plain(c['value'])} ({c['method']})" for name, c in price["components"].items())
         line += " Made of " + ", ".join(parts) + "."
@@ -114,7 +192,7 @@ def _resumed(resumed_from: dict[str, Any] | None) -> str:
     return f"{resumed_from['stage']}, " + ("its start" if step < 0 else f"step {step}")
 
 
-def _usd(amount: str) -> str:
+def usd_short(amount: str) -> str:
     """Two decimals from a dollar up, four significant digits below: $0.004812 must not read $0.00."""
     usd = Decimal(amount)
     if usd == 0 or usd >= 1:

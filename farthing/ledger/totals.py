@@ -7,10 +7,11 @@ walks the chain compares it with what the entries give.
 
 import json
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import NamedTuple, Self
 
 from farthing.errors import LedgerError
-from farthing.ledger.entry import GENESIS, Entry, canonical_json, detail_of, picousd
+from farthing.ledger.entry import GENESIS, Entry, canonical_json, detail_of, picousd, usd_text
 
 Sums = dict[str, int]
 """held_ns, device_ns, busy_ns, picousd, tokens_in, ...; `waste:padding` and the like in picodollars."""
@@ -98,6 +99,16 @@ class Totals:
         add_sums(self.groups.setdefault(group_of(entry), {}), sums_of(entry))
         self.head = (entry.seq, entry.hash)
 
+    def usd(self, stage: str | None = None) -> Decimal:
+        """Of one stage, or of all."""
+        return Decimal(usd_text(self._sum("picousd", stage)))
+
+    def held_ns(self, stage: str | None = None) -> int:
+        return self._sum("held_ns", stage)
+
+    def _sum(self, name: str, stage: str | None) -> int:
+        return sum(sums[name] for group, sums in self.groups.items() if stage in (None, group.stage))
+
     def rows(self) -> Iterator[tuple[str, str]]:
         """(key, sums) as they lie in the book; the head last."""
         for group, sums in self.groups.items():
@@ -116,5 +127,7 @@ class Totals:
                 else:
                     totals.groups[Group(*json.loads(key))] = {str(n): int(v) for n, v in json.loads(sums).items()}
             except (ValueError, TypeError, AttributeError) as error:
-                raise LedgerError(f"the ledger's totals are damaged at {key[:80]!r} ({error}). Restore the file from a copy.") from error
+                raise LedgerError(
+                    f"the ledger's totals are damaged at {key[:80]!r} ({error}). Restore the file from a copy."
+                ) from error
         return totals

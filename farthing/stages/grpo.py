@@ -34,6 +34,7 @@ from farthing.rollout import (
     rollout_metrics,
     sampled_tokens,
     score_groups,
+    wasted_tokens,
 )
 from farthing.stages.stage import Stage, Stateful, generation_flops, held_out, is_due, training_flops
 from farthing.tasks.stream import ProblemStream
@@ -71,6 +72,7 @@ def train(stage: Stage[GrpoConfig]) -> None:
             tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, learning_rate)
             flops = training_flops(model, tally.num_tokens, tally.num_rows, tally.num_loss_tokens)
             run.count(tokens_trained=tally.num_tokens, model_flops=flops)
+            run.waste("update", of=10**6, padding=round(tally.metrics()["padding"] * 10**6))
         with run.phase("weight_sync"):
             # the engine reads the trainer's own weights: there is nothing to copy
             engine.policy_version = step + 1
@@ -128,7 +130,10 @@ def sample_and_score(
         run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
     run.log(rollout_tokens_per_s=tokens_out / spent.seconds)
     with run.phase("reward"):
-        return score_groups(groups, config.reward)
+        scored = score_groups(groups, config.reward)
+        flat_P = is_flat(reward_values(scored, config.max_completion_tokens, config.overlong_buffer)).tolist()
+    run.waste("rollout", of=tokens_out, **wasted_tokens(scored, flat_P))
+    return scored
 
 
 @dataclass

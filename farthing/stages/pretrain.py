@@ -44,6 +44,7 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
             num_loss_tokens = sum(r.num_loss_tokens for r in rows)
             flops = training_flops(model, num_tokens, len(rows), num_loss_tokens)
             run.count(tokens_trained=num_tokens, model_flops=flops)
+            run.waste("update", of=10**6, padding=round(padding * 10**6))
         run.log(loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, padding=padding, documents=stream.cursor)
         run.log(train_tokens_per_s=num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
         if config.eval is not None and is_due(step, config.eval.every):

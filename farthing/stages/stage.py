@@ -121,6 +121,7 @@ class Stage(Generic[ConfigT]):
         self._keep_samples(label, evaluation)
         result = evaluation.result.to_json()
         write_json(path, result)
+        self.run.note_artefact("evaluation", [path], keeps="eval")
         return result
 
     def quick_eval(self, engine: Engine, problems: list[Problem], config: EvalConfig) -> float:

@@ -44,7 +44,7 @@ def test_the_latest_record_not_after_the_day() -> None:
     assert book.price("h100-80gb", date(2026, 10, 5)).usd_per_device_hour == Decimal("4.32")
     with pytest.raises(PriceError, match=r"first record is of 2025-03-07.*prices\.toml"):
         book.price("h100-80gb", date(2025, 3, 6))
-    with pytest.raises(PriceError, match=r"no price for device 'h1000'; known: a100-80gb, .*prices\.toml"):
+    with pytest.raises(PriceError, match=r"no price for device 'h1000'; known: a100-40gb, .*prices\.toml"):
         book.price("h1000", date(2026, 1, 1))
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.ledger import fill, kill_writers
 from farthing.errors import DiskFull, LedgerError
+from farthing.ledger import account
+from farthing.ledger.account import read_account
 from farthing.ledger.entries import Ledger
 
 EACH = 60
@@ -64,6 +67,40 @@ def test_sigkill_in_mid_write_loses_nothing_that_was_acknowledged(path: Path) ->
         assert acknowledged <= count <= acknowledged + 1
         assert ledger.append(attempt=1, kind="attempt_end", detail={"outcome": "killed"}).seq == count + 1
         assert ledger.verify() == count + 1
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
+def test_sigkills_one_after_another_lose_and_double_nothing(path: Path, kills: int) -> None:
+    assert kill_writers(path, kills, random.Random(kills)) == (0, 0, kills)
+
+
+def test_a_long_book_is_billed_from_its_totals(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(path, 300)
+    with Ledger.open(path, read_only=True) as ledger:
+        whole = read_account(ledger)
+    monkeypatch.setattr(account, "WHOLE_CHAIN", 100)
+    monkeypatch.setattr(account, "TAIL", 50)
+    with Ledger.open(path, read_only=True) as ledger:
+        tail = read_account(ledger)
+    assert (whole.chain, tail.chain) == ("whole", "tail")
+    assert whole.rows == tail.rows
+    last = whole.num_entries
+    for seq, found in ((last - 10, True), (10, False)):
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("DROP TRIGGER IF EXISTS entries_no_update")
+        db.execute("UPDATE entries SET tokens_out = tokens_out + 1 WHERE seq = ?", (seq,))
+        db.close()
+        with Ledger.open(path, read_only=True) as ledger:
+            if found:
+                with pytest.raises(LedgerError, match=f"entry {seq}"):
+                    read_account(ledger)
+            else:
+                read_account(ledger)  # beyond the tail: the audit finds it
+                with pytest.raises(LedgerError, match=f"entry {seq}"):
+                    ledger.verify()
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("UPDATE entries SET tokens_out = tokens_out - 1 WHERE seq = ?", (seq,))
+        db.close()
 
 
 def test_a_reader_sees_what_a_writer_appends_and_cannot_write(ledger: Ledger, path: Path) -> None:

@@ -1,0 +1,98 @@
+"""The page of a bill -> one HTML file that needs nothing else: no script, no font, no picture from elsewhere."""
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from html import escape
+from typing import Any
+
+from farthing.ledger.statement import usd_short
+
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;width:100%}
+th,td{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bar{background:#4a6fa5;height:.7rem}
+.in::before{content:"+ "}.out::before{content:"\\2212 "}ul{list-style:none;padding-left:.5rem}small{color:#666}
+@media (prefers-color-scheme:dark){body{background:#181818;color:#ddd}th,td{border-color:#444}}
+"""
+
+
+def bill_html(page: dict[str, Any], name: str) -> str:
+    """`page` is `Bill.to_json()`."""
+    parts = [
+        f"<h1>Bill of {escape(name)}: {usd_short(page['total_usd'])}</h1>",
+        f"<p>Exactly ${page['total_usd']}. Boundary: {escape(page['boundary'])}.</p>",
+        "<h2>By stage</h2>",
+        _table(
+            ("stage", "device-hours", "dollars"),
+            ((s["name"], f"{s['device_hours']:,.4g}", usd_short(s["usd"])) for s in page["stages"]),
+        ),
+        "<h2>Under three boundaries</h2>",
+        _boundaries(page["boundaries"]),
+        "<h2>Where it taught nothing</h2>",
+        _table(
+            ("part", "means", "share", "dollars"),
+            (
+                (p["what"].replace("_", " "), p["means"], f"{p['share']:.1%}", usd_short(p["usd"]))
+                for p in page["waste"]
+                if Decimal(p["usd"])
+            ),
+        ),
+        *_gains(page),
+        "<h2>Phases</h2>",
+        _phases(page),
+        "<h2>Attempts</h2>",
+        _table(
+            ("no.", "outcome", "held", "dollars", "thrown away"),
+            (
+                (str(a["attempt"]), a["outcome"], f"{a['seconds']:,.1f} s", usd_short(a["usd"]), usd_short(a["wasted_usd"]))
+                for a in page["attempts"]
+            ),
+        ),
+        "<h2>Energy</h2>",
+        "<p>{kwh:.4g} kWh, give or take {error_kwh:.4g} ({method}).</p>".format(**page["energy"]),
+        "<h2>Prices</h2>",
+        _list((f"{p['device']}: ${p['usd_per_unit']} per {p['unit']}, {p['date']}. {p['source']}" for p in page["prices"]), ""),
+        "<h2>Not in this bill</h2>",
+        _list(page["excluded"], "out"),
+        f"<p><small>{page['entries']} ledger entries, chain head {escape(page['head_hash'])}</small></p>",
+    ]
+    head = f"<meta charset=utf-8><title>Bill of {escape(name)}</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def _boundaries(boundaries: Sequence[dict[str, Any]]) -> str:
+    names = dict.fromkeys(line["name"] for boundary in boundaries for line in boundary["lines"])
+    by_name = [{line["name"]: usd_short(line["usd"]) for line in boundary["lines"]} for boundary in boundaries]
+    rows = [(name, *(lines.get(name, "-") for lines in by_name)) for name in names]
+    totals = ("not known" if b["usd"] is None else usd_short(b["usd"]) for b in boundaries)
+    table = _table(("", *(b["name"] for b in boundaries)), [*rows, ("total", *totals)])
+    notes = (f"<h3>{escape(b['name'])}</h3>{_list(b['included'], 'in')}{_list(b['excluded'], 'out')}" for b in boundaries)
+    return table + "".join(notes)
+
+
+def _gains(page: dict[str, Any]) -> list[str]:
+    says = [gain["says"] for gain in page.get("gains", [])] + ([page["marginal"]["says"]] if page.get("marginal") else [])
+    return ["<h2>What it bought</h2>", _list(says, "")] if says else []
+
+
+def _phases(page: dict[str, Any]) -> str:
+    held_s = page["held_s"] or 1.0
+    rows = sorted(page["phases_s"].items(), key=lambda item: -item[1])
+    cells = (
+        f'<tr><td>{escape(phase)}</td><td style="width:60%"><div class=bar style="width:{100 * s / held_s:.2f}%"></div></td>'
+        f"<td class=n>{s:,.2f} s</td><td class=n>{s / held_s:.1%}</td></tr>"
+        for phase, s in rows
+    )
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}{' class=n' if i else ''}>{escape(c)}</{tag}>" for i, c in enumerate(cells)) + "</tr>"
+
+    return f"<table>{line('th', heads)}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def _list(lines: Iterable[str], kind: str) -> str:
+    return "<ul>" + "".join(f'<li class="{kind}">{escape(line)}</li>' for line in lines) + "</ul>"
