@@ -130,9 +130,16 @@ def in_use(files: Files) -> bool:
 
 
 def _stray(check: Check, files: Files, pages: Pages, num_entries: int) -> None:
-    for offset, length, what in stray_bytes(pages, num_entries):
+    remains: list[tuple[int, int, str]] = []
+    for offset, length, what in stray_bytes(pages, num_entries, remains):
         restore = "the entries stand if their chain does; restore the file from a copy, or from the mirror"
         check.found(Finding(what, file=files.sqlite.name, offset=offset, length=length, restore=restore))
+    if remains:
+        offset, length, what = remains[0]
+        check.not_checkable = (
+            f"{len(remains)} places in unused space hold something, the first at byte {offset} ({what}): SQLite's remains, "
+            "or a changed byte; they carry no figure, and only a seal can tell"
+        )
 
 
 def _integrity(check: Check, files: Files, db: sqlite3.Connection) -> None:

@@ -1,8 +1,8 @@
 """The pages of a ledger's SQLite file -> every byte that the format does not account for, and every link that is wrong.
 
 For ledgers without a seal: SQLite itself never looks at these bytes. Entries are only appended and unused space is written
-as zeros (secure_delete), so the pages of the entries leave no byte unexplained. Totals and indices are written over: there
-SQLite leaves remains of free blocks behind, and only a seal can vouch for unused space.
+as zeros (secure_delete), so the pages of the entries leave no byte unexplained. Totals and indices are written over: between
+their rows SQLite leaves remains of free blocks, and only a seal can vouch for those.
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,20 @@ _FIXED = (
 )  # fmt: skip
 
 
-def stray_bytes(pages: Pages, num_entries: int) -> Iterator[Stray]:
-    """Yields what is wrong, in no order. Memory grows with the number of pages only."""
+def stray_bytes(pages: Pages, num_entries: int, remains: list[Stray]) -> Iterator[Stray]:
+    """Yields what is wrong, in no order; into `remains` goes what SQLite may have left behind, or a changed byte.
+
+    Memory grows with the number of pages only.
+    """
     yield from _file_header(pages)
     seen = {1}
     try:
         roots = pages.roots()
-        yield from _table(pages, 1, seen, "the schema", None)
+        yield from _table(pages, 1, seen, "the schema", None, remains)
         for table, root in roots.items():
-            yield from _table(pages, root, seen, table, num_entries if table == "entries" else None)
+            yield from _table(pages, root, seen, table, num_entries if table == "entries" else None, remains)
         for index, root in pages.roots(b"index").items():
-            yield from _index(pages, root, seen, index)
+            yield from _index(pages, root, seen, index, remains)
     except Malformed as error:
         yield 0, pages.num_bytes, f"the pages do not hang together: {error}"
         return
@@ -57,7 +60,7 @@ def _file_header(pages: Pages) -> Iterator[Stray]:
         yield 28, 4, f"file header: {named} pages, but the file has {pages.num_pages}"
 
 
-def _table(pages: Pages, root: int, seen: set[int], name: str, num_rows: int | None) -> Iterator[Stray]:
+def _table(pages: Pages, root: int, seen: set[int], name: str, num_rows: int | None, remains: list[Stray]) -> Iterator[Stray]:
     last = 0
     todo: list[tuple[int, int | None]] = [(root, None)]
     while todo:
@@ -73,7 +76,7 @@ def _table(pages: Pages, root: int, seen: set[int], name: str, num_rows: int | N
             # the bounds of a subtree: its own keys, and for the last child the key of the parent
             todo += [(child, key if key is not None else largest) for child, key in reversed(below)]
             spans = [_interior_span(page, start) for start in _pointer_list(page, at, 12)]
-            yield from _unused(page, base, at, at + 12 + 2 * len(spans), spans, where)
+            yield from _unused(page, base, at, at + 12 + 2 * len(spans), spans, where, remains)
             continue
         rows = cells(page, number)
         for cell in rows:
@@ -83,12 +86,12 @@ def _table(pages: Pages, root: int, seen: set[int], name: str, num_rows: int | N
             yield from _row(pages, base, cell, seen, where)
         if largest is not None and rows and rows[-1].rowid != largest:
             yield base, pages.page_bytes, f"{where} ends with row {rows[-1].rowid}, but the page above says {largest}"
-        yield from _unused(page, base, at, at + 8 + 2 * len(rows), [(c.start, c.end) for c in rows], where)
+        yield from _unused(page, base, at, at + 8 + 2 * len(rows), [(c.start, c.end) for c in rows], where, remains)
     if num_rows is not None and last != num_rows:
         yield 0, pages.num_bytes, f"{name} has {last} rows on its pages and {num_rows} when it is asked"
 
 
-def _index(pages: Pages, root: int, seen: set[int], name: str) -> Iterator[Stray]:
+def _index(pages: Pages, root: int, seen: set[int], name: str, remains: list[Stray]) -> Iterator[Stray]:
     todo = [root]
     while todo:
         number = todo.pop()
@@ -101,7 +104,7 @@ def _index(pages: Pages, root: int, seen: set[int], name: str) -> Iterator[Stray
         for cell in keys:
             yield from _row(pages, base, cell, seen, where)
         spans = [(cell.start, cell.end) for cell in keys]
-        yield from _unused(page, base, 0, (12 if below else 8) + 2 * len(keys), spans, where)
+        yield from _unused(page, base, 0, (12 if below else 8) + 2 * len(keys), spans, where, remains)
 
 
 def _row(pages: Pages, base: int, cell: Cell, seen: set[int], where: str) -> Iterator[Stray]:
@@ -125,7 +128,9 @@ def _row(pages: Pages, base: int, cell: Cell, seen: set[int], where: str) -> Ite
         yield base + cell.start, cell.end - cell.start, f"{where}: row {cell.rowid} has bytes behind its last column"
 
 
-def _unused(page: bytes, base: int, at: int, pointers_end: int, spans: list[tuple[int, int]], where: str) -> Iterator[Stray]:
+def _unused(
+    page: bytes, base: int, at: int, pointers_end: int, spans: list[tuple[int, int]], where: str, remains: list[Stray]
+) -> Iterator[Stray]:
     """Between pointers and cells, between cells, and on the page's list of free blocks: all of it zero."""
     is_appended = where.endswith((" of entries", " of the schema"))
     content = int.from_bytes(page[at + 5 : at + 7], "big") or 65536
@@ -145,9 +150,10 @@ def _unused(page: bytes, base: int, at: int, pointers_end: int, spans: list[tupl
     if gaps != page[at + 7]:
         yield base + at + 7, 1, f"{where}: {gaps} stray bytes between its cells, but it counts {page[at + 7]}"
     if not is_appended:
+        remains += _zero(page, base, pointers_end, content, where)
         return
-    yield from _zero(page, base, position, len(page), where)
     yield from _zero(page, base, pointers_end, content, where)
+    yield from _zero(page, base, position, len(page), where)
     for start, end in free:
         yield from _zero(page, base, start + 4, end, where)
 
