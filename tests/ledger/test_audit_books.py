@@ -33,9 +33,6 @@ def only(folder: Path, name: str, *entries: EntryFields) -> Finding:
 OPENING = (price(), start(1), device(1))
 
 
-# Hours -----------------------------------------------------------------------------------------------------------------
-
-
 def test_the_hours_of_a_whole_run(tmp_path: Path) -> None:
     """2 s of set-up and 12 s of steps: 14 s at two dollars an hour."""
     report = audit(book.write(tmp_path, whole_run(12)))
@@ -105,9 +102,6 @@ def test_stated_hours_are_not_checkable(tmp_path: Path) -> None:
     assert any(question.startswith("Clock: the hours were stated") for question in report.questions)
 
 
-# Prices ----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("changed", "column", "what"),
     [
@@ -166,9 +160,6 @@ def test_amounts_round_trip() -> None:
     for text in ("1", "1.0", "1.0000000000000", "a.000000000000", "-.000000000000", "1e3", "1.00000000000x"):
         with pytest.raises(ValueError, match="twelve decimals"):
             picousd(text)
-
-
-# Physics ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -307,9 +298,6 @@ def test_a_signature_line_that_was_changed(tmp_path: Path) -> None:
     assert "line 2: it cannot be read" in second.what
 
 
-# Artefacts -------------------------------------------------------------------------------------------------------------
-
-
 def sign(secret: bytes, message: bytes) -> tuple[bytes, bytes]:
     """(public key, signature) by RFC 8032, section 5.1.6."""
     digest = hashlib.sha512(secret).digest()
@@ -384,9 +372,6 @@ def test_files_are_the_ones_that_were_recorded(tmp_path: Path) -> None:
 def test_a_path_that_leaves_the_run_is_not_read(tmp_path: Path) -> None:
     entries = [*OPENING, phase(1, 0, 2), artefact("../../etc/passwd", b""), end(1, 0)]
     assert "outside the run directory" in only(tmp_path, "artefacts", *entries).what
-
-
-# Other files -----------------------------------------------------------------------------------------------------------
 
 
 def test_no_ledger_and_a_ledger_of_another_version(tmp_path: Path) -> None:

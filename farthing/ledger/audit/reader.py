@@ -64,7 +64,7 @@ def stored_rows(db: sqlite3.Connection, after: int) -> Iterator[Row]:
         if not page:
             return
         yield from map(Row._make, page)
-        after = page[-1][COLUMNS.index("seq")]
+        after = int(page[-1][COLUMNS.index("seq")])
 
 
 def _page(db: sqlite3.Connection, after: int) -> list[tuple[int | str, ...]]:
