@@ -4,13 +4,14 @@ import argparse
 import json
 import sys
 
-from bench import claims, gap, install, kills, learning, ledger, memory, results, rollout, startup, training
+from bench import audit, claims, gap, install, kills, learning, ledger, memory, results, rollout, startup, training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
     for name, module in {
+        "audit": audit,
         "claims": claims,
         "gap": gap,
         "install": install,

@@ -1,6 +1,7 @@
 """The command line: a table of verbs, each loaded when it is called; an error -> a message and an exit code.
 
-Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 run directory, 4 ledger, 5 diverged, 6 disk full, 7 budget reached, 130 interrupted.
+Exit codes: 0 done, 1 unexpected, 2 wrong input, 3 run directory, 4 ledger, 5 diverged, 6 disk full, 7 budget used up,
+130 interrupted.
 `farthing --help` reads the table alone, so that it is instant; a verb's module imports what it needs inside its function.
 """
 
@@ -45,15 +46,18 @@ VERBS = {
     "bill": Verb(
         "bill:bill",
         MONEY,
-        "What a run or a project cost: by stage, by attempt, under three boundaries, with what is in each figure and what is not.",
+        "What a run or a project cost, under three boundaries, with what is in each figure and what is not.",
     ),
     "correct": Verb(
         "bill:correct",
         MONEY,
-        "Enter a correction: a new entry that changes the sums; nothing in the ledger is ever overwritten.",
+        "Enter a correction: a new entry that changes the sums; the wrong one stays.",
     ),
     "prices": Verb("prices:prices", MONEY, "What things cost, by which record, from which day, and who says so."),
     "project": Verb("project:app", MONEY, "Group runs into one account."),
+    "audit": Verb(
+        "audit:audit", MONEY, "Audit a run's ledger: chain, sums, hours, prices, physics, files; and what an auditor would ask."
+    ),
     "claim": Verb("claim:claim", MONEY, "Hold a published claim against arithmetic, dated prices and physics."),
     "compare": Verb(
         "compare:compare",

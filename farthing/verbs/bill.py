@@ -26,7 +26,7 @@ def bill(
     ] = None,
     signatures: Annotated[bool, typer.Option("--signatures", help="Prove the signed checkpoints beside the ledger.")] = False,
 ) -> None:
-    """What a run or a project cost: by stage, by attempt, under three boundaries, with what is in each figure and what is not.
+    """What a run or a project cost, under three boundaries, with what is in each figure and what is not.
 
     The ledger's hash chain is checked first; a changed entry is named and nothing is billed.
 
@@ -103,7 +103,7 @@ def correct(
     usd: Annotated[str, typer.Option(help="What to add to the bill, such as -0.25; the wrong entry itself stays.")],
     reason: Annotated[str, typer.Option(help="What was wrong.")],
 ) -> None:
-    """Enter a correction: a new entry that changes the sums; nothing in the ledger is ever overwritten.
+    """Enter a correction: a new entry that changes the sums; the wrong one stays.
 
     [bold]Example[/bold]   farthing correct runs/r1-zero-tiny-s0 17 --usd=-0.0002 --reason 'spot price refunded'
     """
