@@ -15,6 +15,7 @@ from rich.table import Table
 
 from farthing.config import Recipe, TaskConfig, load_recipe, parse_recipe, shipped_recipes
 from farthing.errors import FarthingError, RecipeError, RunError
+from farthing.verbs.data import data
 
 app = typer.Typer(
     name="farthing",
@@ -350,3 +351,6 @@ def import_gguf(
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+app.add_typer(data, name="data")

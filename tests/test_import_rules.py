@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rollout", "eval", "run", "clock", "probe"),
     ("stages", "pipeline"),
     ("summary", "symptoms", "doctor", "plot", "live", "artefact", "evaluation", "inference", "forecast"),
-    ("cli", "__main__"),
+    ("cli", "verbs", "__main__"),
 )
 """From the bottom up. Within a layer imports are free; a layer may import those below it, never those above.
 A name stands for all below it, unless a longer one is listed: `models.shape` is arithmetic that prices are made of."""

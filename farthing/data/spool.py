@@ -1,0 +1,85 @@
+"""Clean documents -> files on disk between the two passes of a build, one a source; and rows set aside with their reason."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, NamedTuple
+
+from farthing.data.steps import Kept
+
+ZSTD_LEVEL = 1
+
+
+class Row(NamedTuple):
+    number: int
+    """Of the document, in the whole corpus."""
+    data: bytes
+    """JSON, as it goes into a shard."""
+    size: int
+    """UTF-8 bytes of the text."""
+    language: str
+
+
+class Spool:
+    """Rows in order of writing, by source."""
+
+    def __init__(self, folder: Path, sources: list[str]) -> None:
+        from backports import zstd
+
+        folder.mkdir()
+        self._paths = [folder / f"{n}.zst" for n in range(len(sources))]
+        self._files: list[IO[bytes]] = [zstd.open(path, "wb", level=ZSTD_LEVEL) for path in self._paths]
+        self._first = [0] * len(sources)
+        self._count = 0
+
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file in self._files:
+            file.close()
+
+    def write(self, source: int, kept: Kept) -> None:
+        """Sources are written one after the other: a source's numbers are a range."""
+        if not self._files[source].tell():
+            self._first[source] = self._count
+        self._count += len(kept.rows)
+        file = self._files[source]
+        for row, size, language in zip(kept.rows, kept.sizes, kept.languages, strict=True):
+            file.write(b"%d %s %s\n" % (size, language.encode(), row))
+
+    def read(self, source: int) -> Iterator[Row]:
+        from backports import zstd
+
+        if not self._paths[source].stat().st_size:  # nothing was written, not even a frame
+            return
+        with zstd.open(self._paths[source], "rb") as file:
+            for number, line in enumerate(file, start=self._first[source]):
+                size, language, row = line.split(b" ", 2)
+                yield Row(number, row[:-1], int(size), language.decode())
+
+
+class DroppedFile:
+    """One line of JSON for each document that is not in the corpus: why, and what it was."""
+
+    def __init__(self, path: Path) -> None:
+        from backports import zstd
+
+        self._file: IO[bytes] = zstd.open(path, "wb", level=ZSTD_LEVEL)
+
+    def refused(self, where: str, reason: str) -> None:
+        self.document(where, "read", reason, "")
+
+    def document(self, where: str, step: str, reason: str, text: str) -> None:
+        import orjson
+
+        self._file.write(orjson.dumps({"step": step, "reason": reason, "where": where, "text": text}) + b"\n")
+
+    def row(self, row: "Row", step: str, reason: str) -> None:
+        import orjson
+
+        record = orjson.loads(row.data)
+        self._file.write(orjson.dumps({"step": step, "reason": reason, **record}) + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
