@@ -5,11 +5,13 @@ what one call may return, so that a small file that unpacks to terabytes costs n
 """
 
 import bz2
+import importlib
 import lzma
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from farthing.errors import DataError
 
@@ -51,15 +53,20 @@ class _Gzip:
         return self._object.decompress(self._object.unconsumed_tail + data, max_length)
 
 
-def _openers() -> dict[str, tuple[Callable[[], Decompressor], type[Exception]]]:
-    from backports import zstd
+def zstd() -> Any:
+    """The module, wherever this Python has it."""
+    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
-    return {
-        ".gz": (_Gzip, zlib.error),
-        ".bz2": (bz2.BZ2Decompressor, OSError),
-        ".xz": (lzma.LZMADecompressor, lzma.LZMAError),
-        ".zst": (zstd.ZstdDecompressor, zstd.ZstdError),
-    }
+
+def _opener(suffix: str) -> tuple[Callable[[], Decompressor], type[Exception]]:
+    """What unpacks such a file, and what it raises where the file is damaged."""
+    if suffix == ".gz":
+        return _Gzip, zlib.error
+    if suffix == ".bz2":
+        return bz2.BZ2Decompressor, OSError
+    if suffix == ".xz":
+        return lzma.LZMADecompressor, lzma.LZMAError
+    return zstd().ZstdDecompressor, zstd().ZstdError
 
 
 def chunks(path: Path, on_read: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
@@ -79,7 +86,7 @@ def _counted(raw: Iterator[bytes], on_read: Callable[[int], None]) -> Iterator[b
 
 
 def _unpack(path: Path, raw: Iterator[bytes]) -> Iterator[bytes]:
-    make, damage = _openers()[path.suffix]
+    make, damage = _opener(path.suffix)
     unpacker, done = make(), 0
     try:
         for chunk in raw:

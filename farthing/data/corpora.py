@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from farthing.data.extra import require_extra
 from farthing.data.reading import Intake, file_documents, kind_of
 from farthing.data.recipe import ReadConfig
 from farthing.data.shards import MANIFEST, check_shards, corpus_digest, file_sha256, read_manifest, shard_rows
@@ -11,6 +12,7 @@ from farthing.errors import DataError
 
 def corpus_texts(paths: Sequence[Path]) -> Iterator[str]:
     """Every document's text: folders by their manifest, JSONL and Parquet by the field `text`, text files by paragraph."""
+    require_extra()
     for path in paths:
         if path.is_dir():
             for shard in read_manifest(path)["shards"]:

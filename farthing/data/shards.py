@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from farthing.data.compressed import TooLong, lines
+from farthing.data.compressed import TooLong, lines, zstd
 from farthing.errors import DataError
 
 FORMAT = "farthing-corpus-1"
@@ -63,10 +63,8 @@ class ShardWriter:
 
 class _JsonlOut:
     def __init__(self, path: Path) -> None:
-        from backports import zstd
-
         self.path = path
-        self._file = zstd.open(path, "wb", level=ZSTD_LEVEL)
+        self._file = zstd().open(path, "wb", level=ZSTD_LEVEL)
 
     def write(self, row: bytes) -> None:
         self._file.write(row)

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple
 
+from farthing.data.compressed import zstd
 from farthing.data.steps import Kept
 
 ZSTD_LEVEL = 1
@@ -24,11 +25,9 @@ class Spool:
     """Rows in order of writing, by source."""
 
     def __init__(self, folder: Path, sources: list[str]) -> None:
-        from backports import zstd
-
         folder.mkdir()
         self._paths = [folder / f"{n}.zst" for n in range(len(sources))]
-        self._files: list[IO[bytes]] = [zstd.open(path, "wb", level=ZSTD_LEVEL) for path in self._paths]
+        self._files: list[IO[bytes]] = [zstd().open(path, "wb", level=ZSTD_LEVEL) for path in self._paths]
         self._first = [0] * len(sources)
         self._count = 0
 
@@ -49,11 +48,9 @@ class Spool:
             file.write(b"%d %s %s\n" % (size, language.encode(), row))
 
     def read(self, source: int) -> Iterator[Row]:
-        from backports import zstd
-
         if not self._paths[source].stat().st_size:  # nothing was written, not even a frame
             return
-        with zstd.open(self._paths[source], "rb") as file:
+        with zstd().open(self._paths[source], "rb") as file:
             for number, line in enumerate(file, start=self._first[source]):
                 size, language, row = line.split(b" ", 2)
                 yield Row(number, row[:-1], int(size), language.decode())
@@ -63,9 +60,7 @@ class DroppedFile:
     """One line of JSON for each document that is not in the corpus: why, and what it was."""
 
     def __init__(self, path: Path) -> None:
-        from backports import zstd
-
-        self._file: IO[bytes] = zstd.open(path, "wb", level=ZSTD_LEVEL)
+        self._file: IO[bytes] = zstd().open(path, "wb", level=ZSTD_LEVEL)
 
     def refused(self, where: str, reason: str) -> None:
         self.document(where, "read", reason, "")

@@ -37,9 +37,12 @@ def build(
       farthing data build corpus.toml --out corpora/mine
       farthing data build corpus.toml --out corpora/mine --keep-dropped --json | jq '.steps'
     """
-    with _needs_extra():
-        from farthing.data.build import build as build_corpus
-        from farthing.data.recipe import load_data_recipe
+    from farthing.data.extra import require_extra
+
+    require_extra()
+    from farthing.data.build import build as build_corpus
+    from farthing.data.recipe import load_data_recipe
+
     loaded = load_data_recipe(recipe)
     with _bar(as_json) as progress:
         manifest = build_corpus(loaded, recipe.resolve().parent, out, progress, keep_dropped)
@@ -64,8 +67,11 @@ def check(
       farthing data check crawl.jsonl.zst
       farthing data check answers.jsonl --text completion --json | jq .provenance
     """
-    with _needs_extra():
-        from farthing.data.inspection import inspect_files
+    from farthing.data.extra import require_extra
+
+    require_extra()
+    from farthing.data.inspection import inspect_files
+
     with _bar(as_json) as progress:
         report = inspect_files(files, text, split, progress)
     _print_json(report) if as_json else _print_report(report)
@@ -103,8 +109,7 @@ def tokenizer(
 
     [bold]Example[/bold]   farthing data tokenizer corpora/mine --out tok --vocab-size 16000
     """
-    with _needs_extra():
-        from farthing.data.corpora import corpus_texts, limited
+    from farthing.data.corpora import corpus_texts, limited
     from farthing.tokenizer import Tokenizer
 
     if out.exists() and any(out.iterdir()):
@@ -120,14 +125,6 @@ def tokenizer(
         _print_json(result)
     else:
         console.print(f"wrote {out}: {trained.vocab_size:,} tokens, {result['bytes_per_token']} bytes a token", highlight=False)
-
-
-@contextmanager
-def _needs_extra() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise DataError(f"the package {error.name} is needed: pip install 'farthing[data]'") from error
 
 
 @contextmanager
