@@ -30,7 +30,9 @@ def scratch_tokenizer(config: ModelConfig) -> Tokenizer:
         return Tokenizer.load(Path(wanted.folder))
     from farthing.data.corpora import corpus_texts, limited
 
-    return Tokenizer.train_bpe(limited(corpus_texts([Path(p) for p in wanted.corpus]), int(wanted.max_mb * 1e6)), wanted.vocab_size)
+    return Tokenizer.train_bpe(
+        limited(corpus_texts([Path(p) for p in wanted.corpus]), int(wanted.max_mb * 1e6)), wanted.vocab_size
+    )
 
 
 def base_folder(config: ModelConfig, run_dir: Path) -> Path:

@@ -202,5 +202,3 @@ def _workshop(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         Path(lock.name).unlink(missing_ok=True)
         lock.close()
-
-

@@ -82,7 +82,10 @@ class ContaminationIndex:
         }
 
     def _add(
-        self, number: int, texts: list[tuple[int, str]], parts: dict[tuple[str, int], list[tuple[Hashes, npt.NDArray[np.int64]]]]
+        self,
+        number: int,
+        texts: list[tuple[int, str]],
+        parts: dict[tuple[str, int], list[tuple[Hashes, npt.NDArray[np.int64]]]],
     ) -> None:
         report, config = self.reports[number], self.config
         found = words([text.lower().encode() for _, text in texts])

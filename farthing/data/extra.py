@@ -5,7 +5,14 @@ from importlib.util import find_spec
 
 from farthing.errors import DataError
 
-PACKAGES = ("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd", "orjson", "pyarrow", "rensa", "xxhash", "py3langid")
+PACKAGES = (
+    "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd",
+    "orjson",
+    "pyarrow",
+    "rensa",
+    "xxhash",
+    "py3langid",
+)
 
 
 def require_extra() -> None:

@@ -23,7 +23,10 @@ PHONE = re.compile(
 CARD = re.compile(r"(?<![\d.])[3-6]\d{3}(?:([ -]?)\d{4}(?:\1\d{4}){2}|([ -]?)\d{6}\2\d{5})(?![\d])", re.ASCII)
 IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.ASCII)
 KEYS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("-----BEGIN", re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----[\s\S]{20,10000}?-----END (?:[A-Z]+ )*PRIVATE KEY-----")),
+    (
+        "-----BEGIN",
+        re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----[\s\S]{20,10000}?-----END (?:[A-Z]+ )*PRIVATE KEY-----"),
+    ),
     ("AKIA", re.compile(r"(?<![A-Z0-9])AKIA[0-9A-Z]{16}(?![A-Z0-9])")),
     ("ASIA", re.compile(r"(?<![A-Z0-9])ASIA[0-9A-Z]{16}(?![A-Z0-9])")),
     ("AIza", re.compile(r"(?<!\w)AIza[\w-]{35}(?![\w-])", re.ASCII)),

@@ -164,5 +164,7 @@ def load_data_recipe(path: Path) -> DataRecipe:
     try:
         return DataRecipe.model_validate(table)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+        ]
         raise RecipeError(f"{path} is not a valid data recipe:\n" + "\n".join(lines)) from error

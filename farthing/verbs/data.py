@@ -27,7 +27,9 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object fo
 def build(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file with [[sources]]; see docs/data.md.")],
     out: Annotated[Path, typer.Option(help="Folder to make: shards, manifest.json, card.md, croissant.json.")],
-    keep_dropped: Annotated[bool, typer.Option("--keep-dropped", help="Write every dropped document aside, with its reason.")] = False,
+    keep_dropped: Annotated[
+        bool, typer.Option("--keep-dropped", help="Write every dropped document aside, with its reason.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Build a corpus: normalise, tag, filter, decontaminate, deduplicate, mix, shard. All of it or nothing.

@@ -46,7 +46,9 @@ def test_every_compression_gives_the_same_lines_also_in_several_frames(tmp_path:
 def test_a_damaged_file_is_named_not_taken_for_its_end(tmp_path: Path, suffix: str, damage: str) -> None:
     path = tmp_path / f"a.jsonl{suffix}"
     whole = PACK[suffix]("".join(json.dumps({"text": f"row {n * 7919 % 10007}"}) + "\n" for n in range(20_000)).encode())
-    broken = whole[: len(whole) // 2] if damage == "truncated" else whole[:40] + bytes(b ^ 0x5A for b in whole[40:60]) + whole[60:]
+    broken = (
+        whole[: len(whole) // 2] if damage == "truncated" else whole[:40] + bytes(b ^ 0x5A for b in whole[40:60]) + whole[60:]
+    )
     path.write_bytes(broken)
     with pytest.raises(DataError, match=f"a.jsonl{suffix}"):
         list(lines(path, 1 << 20))
