@@ -210,8 +210,8 @@ class PretrainConfig(CorpusStageConfig):
     kind: Literal["pretrain"]
     tasks: list[TaskConfig] = []
     corpus: list[str] = []
-    """Instead of tasks: built corpora (`farthing data build`), JSONL or text files. A step takes `batch_documents` windows of at
-    most model.shape.max_positions tokens; `test_share` of the documents, by their content, is held out."""
+    """Instead of tasks: built corpora (`farthing data build`), JSONL or text files. A step takes `batch_documents` windows of
+    at most model.shape.max_positions tokens; `test_share` of the documents, by their content, is held out."""
     held_out_documents: Count = 256
     """Of a corpus: for the loss in bits per byte at the end."""
 

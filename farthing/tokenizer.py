@@ -1,6 +1,7 @@
 """Text <-> token ids, kept as a Hugging Face `tokenizer.json` + `tokenizer_config.json` that AutoTokenizer loads.
 
-A trained one is a byte-level BPE that parts text as DeepSeek's does, with digits one by one (V2 and before; V3 takes up to three).
+A trained one is a byte-level BPE that parts text as DeepSeek's does, with digits one by one (V2 and before; V3 takes up to
+three).
 """
 
 import json
@@ -29,7 +30,8 @@ ROLE_TEMPLATE = (
 SPLITS = (
     r"\p{N}",
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
 """Pieces that no token crosses, from tokenizer.json of DeepSeek-V3: numbers (there three digits), Han and kana, then words."""
 MIN_VOCAB = 256 + 1 + len(ROLES) + len(TAGS)
@@ -102,7 +104,7 @@ class Tokenizer:
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """A byte-level BPE learnt from `texts`, with `vocab_size` tokens at most. Any text comes back as it was.
 
-        DataError where there is nothing to learn from, or `vocab_size` is below MIN_VOCAB: every byte and special token has one.
+        DataError where there is nothing to learn from, or `vocab_size` is below MIN_VOCAB: each byte and special token has one.
         """
         if vocab_size < MIN_VOCAB:
             raise DataError(f"vocab_size is {vocab_size}; bytes and special tokens alone are {MIN_VOCAB}. Ask for more.")

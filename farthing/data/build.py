@@ -4,8 +4,9 @@
     -> exact and near duplicates                                          over the spool's signatures
     -> mixture -> shards
 
-Work happens in DIR.partial beside DIR, which is renamed at the end: a build that fails removes it, one that was killed leaves it to be
-cleared by the next. Memory does not grow with the corpus: see `farthing/data/duplicates.py` for the one part that could.
+Work happens in DIR.partial beside DIR, which is renamed at the end: a build that fails removes it, one that was killed
+leaves it to be cleared by the next. Memory does not grow with the corpus: see `farthing/data/duplicates.py` for the one part
+that could.
 """
 
 import datetime
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,6 @@ def _build(recipe: DataRecipe, base: Path, folder: Path, progress: Progress, kee
     dedup = recipe.dedup
     tally = Tally()
     cleaner = Cleaner(recipe, base, tally)
-    dropped = DroppedFile(folder / "dropped.jsonl.zst") if keep_dropped else None
-    index = DuplicateIndex(folder / "index", dedup.level == "near", dedup.threshold, dedup.permutations)
     total = sum(p.stat().st_size for s in recipe.sources if s.path for p in source_files(s, base))
     done = 0
 
@@ -72,7 +71,11 @@ def _build(recipe: DataRecipe, base: Path, folder: Path, progress: Progress, kee
         done += count
         progress("reading", done, total)
 
-    with Spool(folder / "spool", [s.name for s in recipe.sources]) as spool:
+    with ExitStack() as stack:
+        dropped = stack.enter_context(closing(DroppedFile(folder / "dropped.jsonl.zst"))) if keep_dropped else None
+        near = dedup.level == "near"
+        index = stack.enter_context(closing(DuplicateIndex(folder / "index", near, dedup.threshold, dedup.permutations)))
+        spool = stack.enter_context(closing(Spool(folder / "spool", len(recipe.sources))))
         for number, source in enumerate(recipe.sources):
             intake = Intake(recipe.read, on_read)
             if dropped:
@@ -82,11 +85,10 @@ def _build(recipe: DataRecipe, base: Path, folder: Path, progress: Progress, kee
                 index.add(kept.digests, kept.shingles)
                 spool.write(number, kept)
             tally.read(source.name, intake.refused)
-    progress("comparing", total, total)
-    verdicts = index.resolve()
-    summary = _write(recipe, folder, spool, index, verdicts, tally, dropped)
-    if dropped:
-        dropped.close()
+        spool.close()
+        progress("comparing", total, total)
+        verdicts = index.resolve()
+        summary = _write(recipe, folder, spool, index, verdicts, tally, dropped)
     return summary | {
         "format": FORMAT,
         "farthing": __version__,
@@ -155,7 +157,7 @@ def _nothing_left(recipe: DataRecipe, tally: Tally) -> str:
     if not any(step["documents_in"] for step in tally.to_json()):
         return f"corpus {recipe.name!r} is empty: its sources hold no documents. Check their paths and fields."
     where = ", ".join(f"{name} took {count:,}" for name, count in losses if count)
-    return f"corpus {recipe.name!r}: nothing is left of it ({where}). Look at what was dropped with --keep-dropped on a part of it."
+    return f"corpus {recipe.name!r}: nothing is left of it ({where}). Try a part of it with --keep-dropped."
 
 
 def _input_facts(source: SourceConfig, base: Path) -> list[dict[str, Any]]:

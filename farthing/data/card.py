@@ -20,8 +20,9 @@ def markdown(manifest: dict[str, Any]) -> str:
     size = sum(s["text_bytes"] for s in manifest["shards"])
     parts = [
         f"# {recipe['name']}\n\n{recipe['description']}".rstrip() + "\n",
-        f"{documents:,} documents, {size:,} bytes of text in {len(manifest['shards'])} shards. Built {manifest['created'][:10]} by farthing "
-        f"{manifest['farthing']} from recipe sha256 `{manifest['recipe_sha256']}`; corpus sha256 `{manifest['corpus_sha256']}`.\n",
+        f"{documents:,} documents, {size:,} bytes of text in {len(manifest['shards'])} shards. Built {manifest['created'][:10]} "
+        f"by farthing {manifest['farthing']} from recipe sha256 `{manifest['recipe_sha256']}`; corpus sha256 "
+        f"`{manifest['corpus_sha256']}`.\n",
         _sources(manifest),
         _languages(manifest["language_bytes"], size),
         _steps(manifest["steps"]),
@@ -73,8 +74,8 @@ def _contamination(manifest: dict[str, Any]) -> str:
         dropped = (r["documents_verbatim"], r["documents_numbers_masked"])
         rows.append([r["set"], found, *(f"{d:,}" for d in dropped), f"{r['items_too_short_to_look_for']:,}"])
     rule = (
-        f"Documents that share {config['ngram']} words in a row with an item (or all of a shorter item of at least {config['min_words']}) "
-        "were dropped; the figures are from before that.\n\n"
+        f"Documents that share {config['ngram']} words in a row with an item (or all of a shorter item of at least "
+        f"{config['min_words']}) were dropped; the figures are from before that.\n\n"
     )
     head = ["set", "items found", "documents, verbatim", "documents, only with numbers masked", "texts too short to look for"]
     return "## Overlap with evaluation sets\n\n" + rule + table(head, rows)
@@ -86,8 +87,8 @@ def _provenance(p: dict[str, Any], action: str) -> str:
     verdict = "more than chance explains" if p["above_false_positives"] else "not more than chance explains"
     text = (
         "## Other models' output\n\n"
-        f"{p['flagged']:,} of {p['documents']:,} documents ({p['share']:.3%}, 95% interval {low:.3%} to {high:.3%}) hold words of a chat model: "
-        f"{verdict}. On {p['false_positive_n']:,} texts that people wrote the rate is {false_low:.3%} to {false_high:.3%}. "
+        f"{p['flagged']:,} of {p['documents']:,} documents ({p['share']:.3%}, 95% interval {low:.3%} to {high:.3%}) hold words "
+        f"of a chat model: {verdict}. On {p['false_positive_n']:,} texts that people wrote the rate is {false_low:.3%} to {false_high:.3%}. "
         "Model output that does not give itself away is not found; the figure is a floor. "
         f"Flagged documents were {'dropped' if action == 'drop' else 'kept'}.\n"
     )

@@ -1,7 +1,7 @@
 """A path, compressed or not -> its bytes in bounded chunks, or its lines. A cut or damaged file is an error, not an end.
 
-gzip, bzip2 and xz come with Python, zstd as backports.zstd (in the standard library from 3.14 on). All four are read with a limit on
-what one call may return, so that a small file that unpacks to terabytes costs no memory.
+gzip, bzip2 and xz come with Python, zstd as backports.zstd (in the standard library from 3.14 on). All four are read with a
+limit on what one call may return, so that a small file that unpacks to terabytes costs no memory.
 """
 
 import bz2

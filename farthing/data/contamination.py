@@ -1,7 +1,8 @@
 """Evaluation sets -> an index of their word n-grams; a batch of documents -> which of them hold items of which sets.
 
-13-grams as in GPT-3 (arXiv:2005.14165, appendix C). Beyond it: items shorter than the n-gram must match whole; and everything is matched a
-second time with numbers masked, because a word problem with other numbers ("Tom has <N> apples") still gives the solution away.
+13-grams as in GPT-3 (arXiv:2005.14165, appendix C). Beyond it: items shorter than the n-gram must match whole; and
+everything is matched a second time with numbers masked, because a word problem with other numbers ("Tom has <N> apples")
+still gives the solution away.
 """
 
 from collections import Counter
@@ -150,7 +151,7 @@ def _items(one: EvaluationSetConfig, base: Path) -> "Sequence[tuple[int, str]]":
     if not path.is_file():
         raise DataError(f"evaluation set {one.name!r}: {path} is not a file. Correct its path.")
     kind = kind_of(path)
-    fields = one.fields if kind != "text" else [""]
+    fields = one.fields if kind != "text" else ("",)
     rows: list[tuple[int, str]] = []
     for name in fields:
         found = file_documents(path, kind, name, "line", Intake(ReadConfig()))

@@ -1,8 +1,8 @@
-"""Corpora -> rows of tokens to pretrain on, in a seeded order with an exact cursor; a share of the documents is held out by content.
+"""Corpora -> rows of tokens to pretrain on, in a seeded order with an exact cursor; documents are held out by content.
 
-The corpus is tokenised once, into files beside the run's checkpoints, and read from there by position: which window comes n-th depends on
-the seed alone, so that a resumed run sees what it would have seen. A document longer than a window goes on in the next one, overlapping by
-the one token that is only context; none is cut off.
+The corpus is tokenised once, into files beside the run's checkpoints, and read from there by position: which window comes
+n-th depends on the seed alone, so that a resumed run sees what it would have seen. A document longer than a window goes on
+in the next one, overlapping by the one token that is only context; none is cut off.
 """
 
 import hashlib
@@ -40,8 +40,8 @@ class DocumentStream:
         self._train, self._test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
         if not len(self._train) or not len(self._test):
             raise DataError(
-                f"of the corpus's {len(is_test):,} documents {len(self._train):,} are to train on and {len(self._test):,} held out at "
-                f"test_share = {test_share}; both are needed. Give a larger corpus, or part it into more documents"
+                f"of the corpus's {len(is_test):,} documents {len(self._train):,} are to train on and {len(self._test):,} held out "
+                f"at test_share = {test_share}; both are needed. Give a larger corpus, or part it into more documents"
             )
         self._last_window = np.cumsum(self._num_windows(self._train))
         self._epoch = -1

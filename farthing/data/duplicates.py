@@ -1,9 +1,9 @@
 """Documents' digests and shingles, batch after batch -> which documents repeat an earlier one, exactly or nearly.
 
-MinHash signatures by rensa (Rust), banded for locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman, Ullman, ch. 3). Everything
-lies on disk; finding twins sorts one band's keys at a time, in parts of PART_DOCUMENTS, so memory stays bounded: at most about 32 bytes a
-document up to that many, and constant beyond. A candidate counts only where the signatures themselves (8 bits of each slot, Li and Koenig,
-arXiv:0910.3349) agree, unlike in datatrove, where sharing a band is enough.
+MinHash signatures by rensa (Rust), banded for locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman, Ullman, ch. 3).
+Everything lies on disk; finding twins sorts one band's keys at a time, in parts of PART_DOCUMENTS, so memory stays bounded:
+at most about 32 bytes a document up to that many, and constant beyond. A candidate counts only where the signatures
+themselves (8 bits of each slot, Li and Koenig, arXiv:0910.3349) agree, unlike in datatrove, where sharing a band is enough.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ _FOLD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Bands(NamedTuple):
-    count: int
+    num: int
     rows: int
 
 
@@ -54,7 +54,7 @@ class DuplicateIndex:
         self.bands = choose_bands(threshold, permutations) if near else Bands(0, 0)
         self.num_documents = 0
         folder.mkdir(parents=True)
-        names = ["digests", "signatures", *(f"band{b}" for b in range(self.bands.count))]
+        names = ["digests", "signatures", *(f"band{b}" for b in range(self.bands.num))]
         self._files: dict[str, BinaryIO] = {name: (folder / name).open("wb") for name in names}
 
     def add(self, digests: Sequence[bytes], shingles: tuple[Hashes, Offsets] | None) -> None:
@@ -68,7 +68,7 @@ class DuplicateIndex:
         slots = np.array(matrix.to_rows(), dtype=np.uint64)
         mixed = mix(slots + _FOLD)
         self._files["signatures"].write((mixed >> np.uint64(56)).astype(np.uint8).tobytes())
-        for b in range(self.bands.count):
+        for b in range(self.bands.num):
             key = np.full(len(slots), b, dtype=np.uint64)
             for column in range(b * self.bands.rows, (b + 1) * self.bands.rows):
                 key = (key + mixed[:, column]) * _FOLD
@@ -82,7 +82,7 @@ class DuplicateIndex:
         twin[:] = -1
         if self.num_documents:
             self._exact(Verdicts(kind, twin))
-            for b in range(self.bands.count):
+            for b in range(self.bands.num):
                 self._near(b, Verdicts(kind, twin))
         return Verdicts(kind, twin)
 

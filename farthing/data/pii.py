@@ -1,8 +1,8 @@
 """Text -> the same text with personal data and secrets masked, and how many of each kind were found.
 
-Mail addresses, phone numbers, payment cards (Luhn), bank accounts (IBAN, ISO 7064 mod 97), keys and private keys of common services.
-Where a checksum exists it decides; phone numbers must be written as such (+49 ..., (212) ...-...., 212-...-....), since bare digits are
-usually arithmetic.
+Mail addresses, phone numbers, payment cards (Luhn), bank accounts (IBAN, ISO 7064 mod 97), keys and private keys of common
+services. Where a checksum exists it decides; phone numbers must be written as such (+49 ..., (212) ...-...., 212-...-....),
+since bare digits are usually arithmetic.
 """
 
 import re

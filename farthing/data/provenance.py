@@ -1,8 +1,8 @@
 """Text -> traces of another model's output: what it calls itself, how it refuses, what its chat template left behind.
 
-The question is that of R1's base: did answers of other models come in with the crawl? A match shows that a text holds a model's words, or
-speaks of them; text without a match may still be a model's. So the figure is a floor, and it is set against the rate on text that people
-wrote: CALIBRATION, measured as `docs/data.md` says.
+The question is that of R1's base: did answers of other models come in with the crawl? A match shows that a text holds a
+model's words, or speaks of them; text without a match may still be a model's. So the figure is a floor, and it is set
+against the rate on text that people wrote: CALIBRATION, measured as `docs/data.md` says.
 """
 
 import math

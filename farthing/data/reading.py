@@ -1,4 +1,4 @@
-"""A source of a data recipe -> its documents one by one, each with file and row; bad rows are errors, or dropped and counted."""
+"""A source of a data recipe -> its documents one by one, with file and row; bad rows are errors, or dropped and counted."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

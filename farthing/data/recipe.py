@@ -21,7 +21,7 @@ class SourceConfig(Config):
 
     name: Name
     licence: str
-    """An SPDX expression such as "CC-BY-4.0", or a URL. "unknown" is refused unless `allow_unknown_licence` names the source."""
+    """An SPDX expression such as "CC-BY-4.0", or a URL. "unknown" is refused unless `allow_unknown_licence` has its name."""
     path: str = ""
     """File or glob, relative to the recipe: .txt, .md, .jsonl, .parquet, also behind .gz, .zst, .bz2 or .xz."""
     kind: Literal["auto", "text", "jsonl", "parquet"] = "auto"
@@ -59,7 +59,7 @@ class ReadConfig(Config):
 
 class LanguageConfig(Config):
     tag: bool = True
-    keep: list[str] = []
+    keep: tuple[str, ...] = ()
     """ISO 639 codes; documents in other languages are dropped. Empty: only tag."""
     min_confidence: Share = 0.5
     """Below it the tag is "und"."""
@@ -68,7 +68,7 @@ class LanguageConfig(Config):
 class PiiConfig(Config):
     action: Literal["mask", "drop", "off"] = "mask"
     """mask: <EMAIL>, <PHONE>, ... in place of what was found."""
-    kinds: list[Literal["email", "phone", "card", "iban", "key"]] = ["email", "phone", "card", "iban", "key"]
+    kinds: tuple[Literal["email", "phone", "card", "iban", "key"], ...] = ("email", "phone", "card", "iban", "key")
 
 
 class ProvenanceConfig(Config):
@@ -81,12 +81,12 @@ class EvaluationSetConfig(Config):
 
     name: Name
     path: str
-    fields: Annotated[list[str], Field(min_length=1)] = ["question"]
+    fields: Annotated[tuple[str, ...], Field(min_length=1)] = ("question",)
     """The fields, each checked by itself, of JSONL and Parquet rows; a text file counts by line."""
 
 
 class DecontaminateConfig(Config):
-    sets: list[EvaluationSetConfig] = []
+    sets: tuple[EvaluationSetConfig, ...] = ()
     ngram: Annotated[int, Field(ge=5, le=50)] = 13
     """Words in a row that, found in a document, make it contaminated; shorter items must match whole."""
     min_words: Annotated[int, Field(ge=3)] = 8
@@ -117,7 +117,7 @@ class DataRecipe(Config):
     description: str = ""
     version: str = "1.0.0"
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
-    allow_unknown_licence: list[str] = []
+    allow_unknown_licence: tuple[str, ...] = ()
     """Names of sources whose licence may be unknown."""
     mixture: Literal["all", "exact"] = "all"
     """all: every document, interleaved by weight while the sources last. exact: stop where a source runs out, so that the
@@ -142,8 +142,8 @@ class DataRecipe(Config):
         for source in self.sources:
             if source.licence.strip().lower() in UNKNOWN_LICENCES and source.name not in self.allow_unknown_licence:
                 raise ValueError(
-                    f"source {source.name!r} has licence {source.licence!r}: find it out, leave the source out, or say that you "
-                    f'take it as it is: allow_unknown_licence = ["{source.name}"]'
+                    f"source {source.name!r} has licence {source.licence!r}: find it out, leave the source out, or say that "
+                    f'you take it as it is: allow_unknown_licence = ["{source.name}"]'
                 )
         return self
 

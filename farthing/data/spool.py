@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import IO, NamedTuple
 
 from farthing.data.compressed import zstd
@@ -24,17 +23,14 @@ class Row(NamedTuple):
 class Spool:
     """Rows in order of writing, by source."""
 
-    def __init__(self, folder: Path, sources: list[str]) -> None:
+    def __init__(self, folder: Path, num_sources: int) -> None:
         folder.mkdir()
-        self._paths = [folder / f"{n}.zst" for n in range(len(sources))]
+        self._paths = [folder / f"{n}.zst" for n in range(num_sources)]
         self._files: list[IO[bytes]] = [zstd().open(path, "wb", level=ZSTD_LEVEL) for path in self._paths]
-        self._first = [0] * len(sources)
+        self._first = [0] * num_sources
         self._count = 0
 
-    def __enter__(self) -> "Spool":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
         for file in self._files:
             file.close()
 

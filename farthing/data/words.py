@@ -1,10 +1,10 @@
 """Texts -> 64-bit hashes of their words and of word n-grams, computed for a whole batch at once in NumPy.
 
-Python loops over words are what makes deduplication slow; here a word's hash is a difference of prefix sums. With
-P[i] = sum of T[byte] * B^k for k < i, modulo 2^64, the word at [s, e) has hash (P[e] - P[s]) * B^-s, which does not depend on s.
+Python loops over words are what makes deduplication slow; here a word's hash is a difference of prefix sums. With P[i] = sum
+of T[byte] * B^k for k < i, modulo 2^64, the word at [s, e) has hash (P[e] - P[s]) * B^-s, which does not depend on s.
 
-A word is a run of letters and digits, lower-cased; a number keeps its inner points and commas; in scripts without spaces (Han, kana,
-Thai, Lao, Khmer, Burmese) each character is a word. D documents, W words.
+A word is a run of letters and digits, lower-cased; a number keeps its inner points and commas; in scripts without spaces
+(Han, kana, Thai, Lao, Khmer, Burmese) each character is a word. D documents, W words.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,9 @@ class Words(NamedTuple):
 
 def words(texts: Sequence[bytes]) -> Words:
     """Lower-cased UTF-8 texts -> the hashes of their words. The same text gives the same hashes in any batch."""
-    hashes, numbers, counts = [], [], np.zeros(len(texts), dtype=np.int64)
+    hashes: list[Hashes] = []
+    numbers: list[npt.NDArray[np.bool_]] = []
+    counts = np.zeros(len(texts), dtype=np.int64)
     block: list[tuple[int, bytes]] = []
     size = 0
     for d, text in enumerate(texts):

@@ -85,8 +85,8 @@ def test_chinese_items_are_found_in_running_text(tmp_path: Path) -> None:
 
 
 def test_a_set_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="evaluation set 'set': .* has no items"):
+    with pytest.raises(DataError, match=r"evaluation set 'set': .* has no items"):
         index(tmp_path)
     config = DecontaminateConfig(sets=[EvaluationSetConfig(name="gone", path="gone.jsonl")])
-    with pytest.raises(DataError, match="evaluation set 'gone': .* is not a file"):
+    with pytest.raises(DataError, match=r"evaluation set 'gone': .* is not a file"):
         ContaminationIndex(config, tmp_path)

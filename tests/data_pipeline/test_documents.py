@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from farthing.data.batches import Row
 from farthing.data.documents import DocumentStream, tokenise
 from farthing.errors import DataError
 from farthing.tokenizer import Tokenizer
@@ -28,40 +29,29 @@ def test_an_epoch_holds_every_token_of_every_training_document_once(folder: Path
     rows = stream.take(num_windows)
     assert max(len(r.tokens) for r in rows) <= 16
     assert min(len(r.tokens) for r in rows) >= 2
+    held = _texts(held_rows)
+    wanted = [window for text in TEXTS if text not in held for window in _windows(text)]
+    assert sorted(r.tokens for r in rows) == sorted(wanted)
+    assert {r.num_prompt for r in rows} == {1}
     targets = sum(r.num_loss_tokens for r in (*rows, *held_rows))
     assert targets == sum(len(t) + 1 for t in TEXTS)  # each character, and the end of text
-    held = _texts(held_rows)
-    assert sorted((*_texts(rows_in_order(rows)), *held)) == sorted(TEXTS)
     assert num_bytes == sum(len(t) for t in held)
     assert 0 < len(held) < 30
 
 
-def rows_in_order(rows: list) -> list:  # type: ignore[type-arg]
-    """Windows of a shuffled epoch put back together by where each begins: by brute force over what fits."""
-    firsts = [r.tokens for r in rows if r.tokens[0] == TOKENIZER.eos_id]
-    rest = [r.tokens for r in rows if r.tokens[0] != TOKENIZER.eos_id]
-    whole = []
-    for tokens in firsts:
-        joined = list(tokens)
-        while joined[-1] != TOKENIZER.eos_id:
-            so_far = TOKENIZER.decode(joined)
-            nxt = next(
-                t for t in rest if any(x.startswith(so_far + TOKENIZER.decode(t[1:])) and t[0] == joined[-1] for x in TEXTS)
-            )
-            rest.remove(nxt)
-            joined += nxt[1:]
-        whole.append(joined)
-    return whole
+def _windows(text: str) -> list[list[int]]:
+    """By hand: 16 tokens, the first being the last of the window before."""
+    tokens = [TOKENIZER.eos_id, *TOKENIZER.encode(text), TOKENIZER.eos_id]
+    return [tokens[at : at + 16] for at in range(0, len(tokens) - 1, 15)]
 
 
-def _texts(rows: list) -> list[str]:  # type: ignore[type-arg]
+def _texts(rows: list[Row]) -> list[str]:
     """Documents from windows in order; a window that does not begin with the end of text goes on with the last."""
     out: list[str] = []
     for row in rows:
-        tokens = row if isinstance(row, list) else row.tokens
-        if tokens[0] == TOKENIZER.eos_id:
+        if row.tokens[0] == TOKENIZER.eos_id:
             out.append("")
-        out[-1] += TOKENIZER.decode(tokens[1:])
+        out[-1] += TOKENIZER.decode(row.tokens[1:])
     return out
 
 

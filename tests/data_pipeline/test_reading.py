@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from farthing.config import TaskConfig
 from farthing.data.compressed import TooLong, chunks, lines, zstd
 from farthing.data.reading import Intake, file_documents, kind_of, task_documents
 from farthing.data.recipe import ReadConfig
-from farthing.config import TaskConfig
 from farthing.errors import DataError
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -46,10 +46,8 @@ def test_every_compression_gives_the_same_lines_also_in_several_frames(tmp_path:
 def test_a_damaged_file_is_named_not_taken_for_its_end(tmp_path: Path, suffix: str, damage: str) -> None:
     path = tmp_path / f"a.jsonl{suffix}"
     whole = PACK[suffix]("".join(json.dumps({"text": f"row {n * 7919 % 10007}"}) + "\n" for n in range(20_000)).encode())
-    broken = (
-        whole[: len(whole) // 2] if damage == "truncated" else whole[:40] + bytes(b ^ 0x5A for b in whole[40:60]) + whole[60:]
-    )
-    path.write_bytes(broken)
+    changed = whole[:40] + bytes(b ^ 0x5A for b in whole[40:60]) + whole[60:]
+    path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else changed)
     with pytest.raises(DataError, match=f"a.jsonl{suffix}"):
         list(lines(path, 1 << 20))
 
