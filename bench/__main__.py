@@ -3,13 +3,13 @@
 import argparse
 import sys
 
-from bench import gap, install, kills, learning, memory, results
+from bench import data, gap, install, kills, learning, memory, results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
-    for name, module in {"gap": gap, "install": install, "kills": kills, "memory": memory}.items():
+    for name, module in {"data": data, "gap": gap, "install": install, "kills": kills, "memory": memory}.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__))
     for recipe in learning.TARGETS:
         learning.add_arguments(commands.add_parser(recipe, help=f"{recipe}: seeds, held-out accuracy, time"), recipe)

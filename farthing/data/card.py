@@ -20,9 +20,9 @@ def markdown(manifest: dict[str, Any]) -> str:
     size = sum(s["text_bytes"] for s in manifest["shards"])
     parts = [
         f"# {recipe['name']}\n\n{recipe['description']}".rstrip() + "\n",
-        f"{documents:,} documents, {size:,} bytes of text in {len(manifest['shards'])} shards. Built {manifest['created'][:10]} "
-        f"by farthing {manifest['farthing']} from recipe sha256 `{manifest['recipe_sha256']}`; corpus sha256 "
-        f"`{manifest['corpus_sha256']}`.\n",
+        f"{documents:,} documents, {size:,} bytes of text in {len(manifest['shards'])} shards. "
+        f"Built {manifest['created'][:10]} by farthing {manifest['farthing']} from recipe sha256 "
+        f"`{manifest['recipe_sha256']}`; corpus sha256 `{manifest['corpus_sha256']}`.\n",
         _sources(manifest),
         _languages(manifest["language_bytes"], size),
         _steps(manifest["steps"]),
@@ -82,13 +82,16 @@ def _contamination(manifest: dict[str, Any]) -> str:
 
 
 def _provenance(p: dict[str, Any], action: str) -> str:
+    if action == "off":
+        return "## Other models' output\n\nWas not looked for.\n"
     low, high = p["ci95"]
     false_low, false_high = p["false_positive_ci95"]
     verdict = "more than chance explains" if p["above_false_positives"] else "not more than chance explains"
     text = (
         "## Other models' output\n\n"
         f"{p['flagged']:,} of {p['documents']:,} documents ({p['share']:.3%}, 95% interval {low:.3%} to {high:.3%}) hold words "
-        f"of a chat model: {verdict}. On {p['false_positive_n']:,} texts that people wrote the rate is {false_low:.3%} to {false_high:.3%}. "
+        f"of a chat model: {verdict}. On {p['false_positive_n']:,} texts that people wrote the rate is {false_low:.3%} to "
+        f"{false_high:.3%}. "
         "Model output that does not give itself away is not found; the figure is a floor. "
         f"Flagged documents were {'dropped' if action == 'drop' else 'kept'}.\n"
     )

@@ -72,7 +72,7 @@ class PiiConfig(Config):
 
 
 class ProvenanceConfig(Config):
-    action: Literal["report", "drop"] = "report"
+    action: Literal["report", "drop", "off"] = "report"
     """What happens to documents with traces of a model's output."""
 
 

@@ -128,8 +128,9 @@ class Cleaner:
         if self.recipe.pii.action != "off":
             batch = self._step("pii", batch, self._pii, aside)
         lowered = [document.text.lower() for document in batch]
-        verdicts = [self._provenance(document, text) for document, text in zip(batch, lowered, strict=True)]
-        batch, lowered = self._drop("provenance", batch, lowered, verdicts, aside)
+        if self.recipe.provenance.action != "off":
+            verdicts = [self._provenance(document, text) for document, text in zip(batch, lowered, strict=True)]
+            batch, lowered = self._drop("provenance", batch, lowered, verdicts, aside)
         found = words([text.encode() for text in lowered]) if batch else None
         if self._contamination is not None and found is not None:
             verdicts = self._contamination.check(found)
