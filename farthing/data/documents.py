@@ -40,8 +40,8 @@ class DocumentStream:
         self._train, self._test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
         if not len(self._train) or not len(self._test):
             raise DataError(
-                f"of the corpus's {len(is_test):,} documents {len(self._train):,} are to train on and "
-                f"{len(self._test):,} held out at test_share = {test_share}; both are needed. Give a larger corpus, or part it into more documents"
+                f"of the corpus's {len(is_test):,} documents {len(self._train):,} are to train on and {len(self._test):,} held "
+                f"out at test_share = {test_share}; both are needed. Give a larger corpus, or part it into more documents"
             )
         self._last_window = np.cumsum(self._num_windows(self._train))
         self._epoch = -1
