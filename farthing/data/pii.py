@@ -13,7 +13,8 @@ KINDS = ("email", "phone", "card", "iban", "key")
 
 DOMAIN = re.compile(r"@[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])")
 LOCAL = re.compile(r"[\w.%+-]{1,64}\Z", re.ASCII)
-DIGITS = re.compile(r"[+(]?\d[\d ().-]{8,30}\d", re.ASCII)
+DIGITS = re.compile(r"\d[\d ().-]{8,30}\d", re.ASCII)
+"""A run that a card or a phone number could lie in; it and IBAN begin with a set, which `re` scans for ten times as fast."""
 PHONE = re.compile(
     r"\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
     r"|\(\d{3}\) ?\d{3}[ .-]\d{4}"
@@ -21,7 +22,7 @@ PHONE = re.compile(
     re.ASCII,
 )
 CARD = re.compile(r"(?<![\d.])[3-6]\d{3}(?:([ -]?)\d{4}(?:\1\d{4}){2}|([ -]?)\d{6}\2\d{5})(?![\d])", re.ASCII)
-IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.ASCII)
+IBAN = re.compile(r"[A-Z][A-Z]\d\d(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.ASCII)
 KEYS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "-----BEGIN",
@@ -59,7 +60,11 @@ def find(text: str, kinds: Collection[str] = KINDS) -> list[Found]:
             if literal in text:
                 found.extend(Found("key", m.start(), m.end()) for m in pattern.finditer(text))
     if "iban" in kinds:
-        found.extend(Found("iban", m.start(), m.end()) for m in IBAN.finditer(text) if has_iban_checksum(m.group()))
+        found.extend(
+            Found("iban", m.start(), m.end())
+            for m in IBAN.finditer(text)
+            if not text[max(0, m.start() - 1) : m.start()].isalnum() and has_iban_checksum(m.group())
+        )
     if "phone" in kinds or "card" in kinds:
         found.extend(f for f in _numbers(text) if f.kind in kinds)
     found.sort(key=lambda f: (f.start, -f.end))
@@ -88,8 +93,8 @@ def _emails(text: str) -> Iterator[Found]:
 
 def _numbers(text: str) -> Iterator[Found]:
     for run in DIGITS.finditer(text):
-        window = text[max(0, run.start() - 1) : run.end() + 1]
-        offset = max(0, run.start() - 1)
+        offset = max(0, run.start() - 2)  # a plus or a bracket, and what is before it
+        window = text[offset : run.end() + 1]
         cards = [m for m in CARD.finditer(window) if has_luhn_checksum(m.group())]
         yield from (Found("card", offset + m.start(), offset + m.end()) for m in cards)
         if cards:

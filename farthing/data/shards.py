@@ -65,12 +65,19 @@ class _JsonlOut:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = zstd().open(path, "wb", level=ZSTD_LEVEL)
+        self._rows: list[bytes] = []
 
     def write(self, row: bytes) -> None:
-        self._file.write(row)
-        self._file.write(b"\n")
+        self._rows.append(row + b"\n")
+        if len(self._rows) == ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write(b"".join(self._rows))
+        self._rows = []
 
     def close(self) -> None:
+        self._flush()
         self._file.close()
 
 

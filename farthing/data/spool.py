@@ -7,7 +7,8 @@ from typing import IO, NamedTuple
 from farthing.data.compressed import zstd
 from farthing.data.steps import Kept
 
-ZSTD_LEVEL = 1
+ZSTD_LEVEL = -3
+"""The fast levels: these files are read once and removed."""
 
 
 class Row(NamedTuple):
@@ -39,9 +40,8 @@ class Spool:
         if not self._files[source].tell():
             self._first[source] = self._count
         self._count += len(kept.rows)
-        file = self._files[source]
-        for row, size, language in zip(kept.rows, kept.sizes, kept.languages, strict=True):
-            file.write(b"%d %s %s\n" % (size, language.encode(), row))
+        rows = zip(kept.sizes, kept.languages, kept.rows, strict=True)
+        self._files[source].write(b"".join(b"%d %s %s\n" % (size, language.encode(), row) for size, language, row in rows))
 
     def read(self, source: int) -> Iterator[Row]:
         if not self._paths[source].stat().st_size:  # nothing was written, not even a frame

@@ -58,7 +58,9 @@ class Tally:
         self.steps: dict[str, Step] = {}
 
     def open(self, name: str) -> Step:
-        return self.steps.setdefault(name, Step())
+        if name not in self.steps:
+            self.steps[name] = Step()
+        return self.steps[name]
 
     def count(self, name: str, size: int, reason: str | None) -> None:
         step = self.open(name)
