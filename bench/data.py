@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from bench.results import Figure, write
 
-PEER = "datatrove==0.10.1 spacy orjson"
+PEER = "datatrove[processing,io]==0.10.1 tokenizers spacy regex xxhash orjson"
 STEPS = Path(__file__).parent / "datatrove_steps.py"
 WORDS_PER_DOCUMENT = 500
 VOCABULARY = 50_000
