@@ -24,7 +24,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """From the bottom up. Within a layer imports are free; a layer may import those below it, never those above.
 A name stands for all below it, unless a longer one is listed: `models.shape` is arithmetic that prices are made of."""
 
-TORCH_FREE = ("config", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape")
+TORCH_FREE = (
+    "config",
+    "metrics",
+    "errors",
+    "summary",
+    "doctor",
+    "plot",
+    "run",
+    "live",
+    "models.shape",
+    "data.build",
+    "data.inspection",
+    "verbs.data",
+)
 TORCH_FREE_ROOMS = ("ledger", "tasks", "rewards", "symptoms")
 
 
