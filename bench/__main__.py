@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from bench import audit, claims, gap, install, kills, learning, ledger, memory, results, rollout, startup, training
+from bench import audit, claims, data, gap, install, kills, learning, ledger, memory, results, rollout, startup, training
 
 
 def main() -> None:
@@ -13,6 +13,7 @@ def main() -> None:
     for name, module in {
         "audit": audit,
         "claims": claims,
+        "data": data,
         "gap": gap,
         "install": install,
         "kills": kills,

@@ -30,6 +30,11 @@ class Verb(NamedTuple):
 VERBS = {
     "run": Verb("run:run", TRAIN, "Train by a recipe; a run directory that exists is resumed."),
     "recipes": Verb("recipes:recipes", TRAIN, "The recipes that ship, with what to expect of each."),
+    "data": Verb(
+        "data:data",
+        TRAIN,
+        "Build corpora that say what is in them: licences, duplicates, evaluation sets, personal data, other models' output.",
+    ),
     "runs": Verb("show:runs", LOOK, "List the runs below a folder: status, cost, and where the weights are."),
     "show": Verb("show:show", LOOK, "What a run did: stages, evaluations before and after, weights' digest."),
     "doctor": Verb("doctor:doctor", LOOK, "Say in words what is wrong with a run, with the evidence and the knob to turn."),
@@ -56,7 +61,7 @@ VERBS = {
     "prices": Verb("prices:prices", MONEY, "What things cost, by which record, from which day, and who says so."),
     "project": Verb("project:app", MONEY, "Group runs into one account."),
     "audit": Verb(
-        "audit:audit", MONEY, "Audit a run's ledger: chain, sums, hours, prices, physics, files; and what an auditor would ask."
+        "audit:audit", MONEY, "Audit a run's ledger: chain, sums, hours, prices, physics, files; what an auditor would ask."
     ),
     "claim": Verb("claim:claim", MONEY, "Hold a published claim against arithmetic, dated prices and physics."),
     "compare": Verb(

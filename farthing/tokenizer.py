@@ -1,13 +1,18 @@
-"""Text <-> token ids, kept as a Hugging Face `tokenizer.json` + `tokenizer_config.json` that AutoTokenizer loads."""
+"""Text <-> token ids, kept as a Hugging Face `tokenizer.json` + `tokenizer_config.json` that AutoTokenizer loads.
+
+A trained one is a byte-level BPE that parts text as DeepSeek's does, with digits one by one (V2 and before; V3 takes up to
+three).
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from farthing.errors import DataError, ModelError
 
@@ -16,6 +21,20 @@ END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unknown>"
 """Not in the vocabulary on purpose: the library then refuses a character it has no token for."""
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+ROLE_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPLITS = (
+    r"\p{N}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+"""Pieces that no token crosses, from tokenizer.json of DeepSeek-V3: numbers (there three digits), Han and kana, then words."""
+MIN_VOCAB = 256 + 1 + len(ROLES) + len(TAGS)
 
 
 @dataclass
@@ -40,6 +59,10 @@ class Tokenizer:
         try:
             encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
         except Exception as error:
+            if not isinstance(self.backend.model, models.WordLevel):
+                raise DataError(
+                    "a text cannot be tokenized because it holds half of a surrogate pair, which is no character; replace it"
+                ) from error
             known = self.backend.get_vocab(with_added_tokens=True)
             foreign = sorted({char for text in texts for char in text if char not in known and char not in "<>/"})
             raise DataError(
@@ -47,6 +70,16 @@ class Tokenizer:
                 "Add them to model.alphabet, or keep them out of the tasks and prompts"
             ) from error
         return [list(e.ids) for e in encoded]
+
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode_all`, but the end of text and the roles have no power inside: a document that spells them is only text."""
+        return [list(e.ids) for e in self._plain_backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    @cached_property
+    def _plain_backend(self) -> tokenizers.Tokenizer:
+        plain = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        plain.encode_special_tokens = True
+        return plain
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; tags stay, the end-of-text token is dropped."""
@@ -66,6 +99,39 @@ class Tokenizer:
         backend.add_special_tokens([END_OF_TEXT])
         backend.add_tokens([tokenizers.AddedToken(tag, normalized=False) for tag in TAGS])
         return cls(backend, eos_id=0)
+
+    @classmethod
+    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """A byte-level BPE learnt from `texts`, with `vocab_size` tokens at most. Any text comes back as it was.
+
+        DataError where there is nothing to learn from, or `vocab_size` is below MIN_VOCAB: each byte and special token has one.
+        """
+        if vocab_size < MIN_VOCAB:
+            raise DataError(f"vocab_size is {vocab_size}; bytes and special tokens alone are {MIN_VOCAB}. Ask for more.")
+        backend = tokenizers.Tokenizer(models.BPE())
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in SPLITS]
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - len(TAGS),
+            special_tokens=[END_OF_TEXT, *ROLES],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        num_texts = 0
+
+        def counted() -> Iterable[str]:
+            nonlocal num_texts
+            for text in texts:
+                num_texts += 1
+                yield text
+
+        backend.train_from_iterator(counted(), trainer)
+        if not num_texts:
+            raise DataError("there is no text to learn a tokenizer from. Check the corpus.")
+        backend.add_tokens([tokenizers.AddedToken(tag, normalized=False) for tag in TAGS])
+        return cls(backend, eos_id=0, chat_template=ROLE_TEMPLATE)
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":

@@ -3,17 +3,26 @@
 `sft` is the same loop from given weights; only where the recipe's stage starts differs.
 """
 
-from farthing.config import CorpusStageConfig
+import math
+from pathlib import Path
+
+import torch
+
+from farthing.config import CorpusStageConfig, PretrainConfig
 from farthing.data.batches import Microbatch, Row, microbatches, padding_share
 from farthing.data.corpus import Corpus
+from farthing.data.documents import DocumentStream, tokenise
 from farthing.engine.engine import Engine
 from farthing.errors import DataError, TrainingDiverged
+from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
+from farthing.models.head import completion_logprobs
 from farthing.models.moe import max_violation, update_balance
 from farthing.optim import Optimizer
 from farthing.run import Run, append_line
 from farthing.stages.objective import Objective, Tally, Weights
 from farthing.stages.stage import Stage, Stateful, held_out, is_due, training_flops
+from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 
 EXPERT_LOADS_EVERY = 10
@@ -26,12 +35,8 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
     with run.phase("setup"):
         model.recompute_activations = config.recompute_activations
         optimizer = stage.optimizer()
-        stream = ProblemStream(config.tasks, stage.seed, config.test_share)
-        corpus = Corpus(stream, stage.renderer, config.styles)
+        corpus, stream, problems = open_corpus(stage)
         engine = Engine(model, stage.renderer.tokenizer)
-        problems = held_out(stream, config.eval)
-        for note in stream.notes():
-            run.message(note)
         parts: dict[str, Stateful] = {"optimizer": optimizer, "stream": stream}
         first = stage.resume(parts)
 
@@ -58,7 +63,38 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
         stage.checkpoint(step, parts, score)
 
     after = {} if config.eval is None else {"after": stage.evaluate_once("after", engine, problems, config.eval)}
-    stage.finish(after, {"documents": stream.cursor})
+    metrics = {"documents": float(stream.cursor)}
+    if isinstance(stream, DocumentStream) and isinstance(config, PretrainConfig):
+        with run.phase("eval"):
+            rows, num_bytes = stream.held_out(config.held_out_documents)
+            metrics["held_out_bits_per_byte"] = bits_per_byte(model, rows, num_bytes, config.max_microbatch_tokens)
+    stage.finish(after, metrics)
+
+
+def open_corpus(
+    stage: Stage[CorpusStageConfig],
+) -> tuple[Corpus | DocumentStream, ProblemStream | DocumentStream, list[Problem]]:
+    """Where rows come from, what of it a checkpoint keeps, and the problems to evaluate on."""
+    run, config = stage.run, stage.config
+    if isinstance(config, PretrainConfig) and config.corpus:
+        folder = run.dir / "corpus" / stage.name
+        tokenise([Path(p) for p in config.corpus], stage.renderer.tokenizer, folder, run.info["inputs"])
+        documents = DocumentStream(folder, stage.model.shape.max_positions, stage.seed, config.test_share)
+        return documents, documents, []
+    stream = ProblemStream(config.tasks, stage.seed, config.test_share)
+    for note in stream.notes():
+        run.message(note)
+    return Corpus(stream, stage.renderer, config.styles), stream, held_out(stream, config.eval)
+
+
+@torch.no_grad()
+def bits_per_byte(model: Decoder, rows: list[Row], num_bytes: int, max_tokens: int) -> float:
+    """Bits the model needs for `rows`, end of text included, for each of their `num_bytes` bytes of text."""
+    nats = 0.0
+    for batch in microbatches(rows, max_tokens):
+        logprobs_BT, _ = completion_logprobs(model, batch)
+        nats += float(cross_entropy(logprobs_BT, 1))
+    return nats / math.log(2) / num_bytes
 
 
 def require_fit(rows: list[Row], max_positions: int) -> None:

@@ -20,7 +20,7 @@ def audit(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")] = False,
 ) -> None:
-    """Audit a run's ledger: chain, sums, hours, prices, physics, files; and what an auditor would ask.
+    """Audit a run's ledger: chain, sums, hours, prices, physics, files; what an auditor would ask.
 
     Reads only, and shares no code with what wrote the books. Any single changed byte is found and located.
 
