@@ -33,7 +33,7 @@ VERBS = {
     "data": Verb(
         "data:data",
         TRAIN,
-        "Build corpora that say what is in them: licences, duplicates, evaluation sets, personal data, other models' output.",
+        "Build corpora that say what is in them: licences, duplicates, personal data, other models' output.",
     ),
     "runs": Verb("show:runs", LOOK, "List the runs below a folder: status, cost, and where the weights are."),
     "show": Verb("show:show", LOOK, "What a run did: stages, evaluations before and after, weights' digest."),

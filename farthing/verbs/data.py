@@ -15,7 +15,7 @@ from farthing.errors import DataError
 
 data = typer.Typer(
     name="data",
-    help="Build corpora that say what is in them: licences, duplicates, evaluation sets, personal data, other models' output.",
+    help="Build corpora that say what is in them: licences, duplicates, personal data, other models' output.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
