@@ -3,13 +3,14 @@
 import argparse
 import sys
 
-from bench import gap, install, kills, learning, memory, results
+from bench import gap, install, kills, learning, memory, mla, moe, results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
-    for name, module in {"gap": gap, "install": install, "kills": kills, "memory": memory}.items():
+    modules = {"gap": gap, "install": install, "kills": kills, "memory": memory, "mla": mla, "moe": moe}
+    for name, module in modules.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__))
     for recipe in learning.TARGETS:
         learning.add_arguments(commands.add_parser(recipe, help=f"{recipe}: seeds, held-out accuracy, time"), recipe)
