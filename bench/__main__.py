@@ -3,13 +3,13 @@
 import argparse
 import sys
 
-from bench import gap, install, kills, learning, memory, mla, moe, results
+from bench import gap, install, kills, learning, memory, mla, moe, mtp, results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
-    modules = {"gap": gap, "install": install, "kills": kills, "memory": memory, "mla": mla, "moe": moe}
+    modules = {"gap": gap, "install": install, "kills": kills, "memory": memory, "mla": mla, "moe": moe, "mtp": mtp}
     for name, module in modules.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__))
     for recipe in learning.TARGETS:
