@@ -83,7 +83,8 @@ class LatentAttention(nn.Module):
         """Queries that meet latents: [B, N, L], scaled so that `q @ latent` is the score itself."""
         fixed, turned = torch.split(q_BNH, [self.mla.qk_nope_head_width, self.mla.qk_rope_head_width], dim=-1)
         fixed = torch.matmul(fixed.transpose(0, 1), self._up()[:, : self.mla.qk_nope_head_width]).transpose(0, 1)
-        return torch.cat((fixed, turned), dim=-1) * self.head_width**-0.5
+        absorbed_BNL: Tensor = torch.cat((fixed, turned), dim=-1) * self.head_width**-0.5
+        return absorbed_BNL
 
     def values(self, latent_BNC: Tensor) -> Tensor:
         """Attended latents -> attended values [B, N, V]."""
