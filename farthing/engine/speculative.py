@@ -142,9 +142,8 @@ class _Drafting:
         hidden_STD = self.model(tokens_ST, attend=prefill)
         # at a prompt's last token the module needs the first sampled one: `_draft` writes that place again
         self.model.look_ahead(0, hidden_STD, tokens_ST.roll(-1, dims=1), attend=prefill)
-        kept = prefill.finish(lengths)
-        for slot in range(len(lengths)):
-            self.cache.place_prompt([slot], kept, slot)
+        # slots are rows here; what lies behind a shorter prompt is written over before it is seen
+        self.cache.kv[:, :, :, :, : max(lengths)] = prefill.finish(lengths).kv
         ends_S = torch.tensor(lengths, device=self.device) - 1
         return hidden_STD[torch.arange(len(lengths), device=self.device), ends_S], ends_S
 
