@@ -40,6 +40,8 @@ def test_its_dry_run_counts_and_prices_without_allocating(shape: ModelShape) -> 
         37_552_282_624,
         11_610_067_968,
     )
+    assert forecast.cache_bytes_per_token == 70_272
+    assert forecast.cache_share < 0.02
     device_hours = forecast.seconds * 2048 / 3600
     assert 2e6 < device_hours < 4e6, "DeepSeek reports 2.664M; 30% of bf16 peak is assumed"
 
