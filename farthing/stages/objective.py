@@ -92,6 +92,9 @@ class Objective:
             total = total + cross_entropy(logprobs_R, num_tokens)
             # what rolls in from the next sequence stands only where nothing is predicted, and no other place sees it
             next_1S = next_1S.roll(-1, dims=1)
+        if routing is not None:
+            # the backward pass may recompute the layers below, and they must be recorded as before
+            routing.sequences_N = sequences_S
         return total / max(len(self.num_ahead), 1)
 
 

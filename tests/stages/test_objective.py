@@ -37,10 +37,10 @@ def gradients(model: Decoder, max_tokens: int, weights: Weights) -> tuple[list[t
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_the_split_into_microbatches_changes_nothing(depth: int) -> None:
+def test_neither_the_split_into_microbatches_nor_recomputation_changes_anything(depth: int) -> None:
     model = tiny_model(mtp_depth=depth)
     whole, tally = gradients(model, 1 << 20, WEIGHTS)
-    for max_tokens in (32, 80):
+    for max_tokens, model.recompute_activations in ((32, False), (80, True)):
         parts, again = gradients(model, max_tokens, WEIGHTS)
         for a, b in zip(whole, parts, strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
