@@ -4,23 +4,31 @@ import argparse
 import json
 import sys
 
-from bench import audit, claims, data, gap, install, kills, learning, ledger, memory, results, rollout, startup, training
+from bench import (
+    audit,
+    claims,
+    data,
+    gap,
+    install,
+    kills,
+    learning,
+    ledger,
+    memory,
+    mla,
+    moe,
+    mtp,
+    results,
+    rollout,
+    startup,
+    training,
+)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
-    for name, module in {
-        "audit": audit,
-        "claims": claims,
-        "data": data,
-        "gap": gap,
-        "install": install,
-        "kills": kills,
-        "ledger": ledger,
-        "memory": memory,
-        "startup": startup,
-    }.items():
+    measured = (audit, claims, data, gap, install, kills, ledger, memory, mla, moe, mtp, startup)
+    for name, module in {module.__name__.removeprefix("bench."): module for module in measured}.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__))
     for recipe in learning.TARGETS:
         learning.add_arguments(commands.add_parser(recipe, help=f"{recipe}: seeds, held-out accuracy, time"), recipe)

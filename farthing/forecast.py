@@ -41,6 +41,9 @@ class Forecast:
     """Of them, those that one token goes through: fewer in a mixture of experts."""
     mtp_params: int
     """Of multi-token prediction, apart from the others."""
+    cache_bytes_per_token: int
+    cache_share: float
+    """Of what multi-head attention with as many heads would cache."""
     assumptions: list[str]
 
     @property
@@ -59,6 +62,8 @@ class Forecast:
             "num_params": self.num_params,
             "active_params": self.active_params,
             "mtp_params": self.mtp_params,
+            "cache_bytes_per_token": self.cache_bytes_per_token,
+            "cache_share": self.cache_share,
             "stages": stages,
             "seconds": self.seconds,
             "usd": str(self.usd),
@@ -71,6 +76,8 @@ class Forecast:
         active = f", {self.active_params / 1e6:,.2f}M of them active" if self.active_params != self.num_params else ""
         ahead = f"; multi-token prediction {self.mtp_params / 1e6:,.2f}M" if self.mtp_params else ""
         console.print(f"\n[bold]{self.recipe.name}[/bold]  {self.num_params / 1e6:,.2f}M parameters{active}{ahead}")
+        share = f"{self.cache_share:.1%} of multi-head attention's"
+        console.print(f"cache {self.cache_bytes_per_token:,} bytes per token, {share}", highlight=False)
         for stage in self.stages:
             console.print(f"[bold]{stage.name}[/bold] ({stage.kind}): {stage.arithmetic}", highlight=False)
             console.print(
@@ -99,7 +106,17 @@ def dry_run(recipe: Recipe) -> Forecast:
         f"{price.device} at ${price.usd_per_device_hour} per device-hour ({price.date})",
     ]
     shape = speed.shape
-    return Forecast(recipe, stages, shape.num_params(), shape.num_params(active=True), shape.mtp_params(), assumptions)
+    cache = shape.cache_bytes_per_token(speed.bytes_per_weight)
+    return Forecast(
+        recipe=recipe,
+        stages=stages,
+        num_params=shape.num_params(),
+        active_params=shape.num_params(active=True),
+        mtp_params=shape.mtp_params(),
+        cache_bytes_per_token=cache,
+        cache_share=cache / shape.gqa_cache_bytes_per_token(speed.bytes_per_weight, shape.num_heads),
+        assumptions=assumptions,
+    )
 
 
 def against_budgets(recipe: Recipe, stages: list[StageForecast]) -> list[str]:

@@ -20,7 +20,7 @@ from farthing.models.shape import ModelShape
 class Attend(Protocol):
     """Attention of one layer's new queries against its new, and perhaps its cached, keys and values."""
 
-    def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
+    def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, /) -> Tensor:
         """Returns the attended values [B, T, N, H]; values may be of another width than keys."""
 
 

@@ -65,26 +65,27 @@ class LatentAttention(nn.Module):
         q_BTNH = self.q_up(x_BTD).view(*x_BTD.shape[:2], self.num_heads, self.head_width)
         if self.softmax_scale != 1.0:
             q_BTNH = q_BTNH * self.softmax_scale
-        fixed, turning = q_BTNH.split((self.mla.qk_nope_head_width, self.mla.qk_rope_head_width), dim=-1)
+        fixed, turning = torch.split(q_BTNH, [self.mla.qk_nope_head_width, self.mla.qk_rope_head_width], dim=-1)
         return torch.cat((fixed, rotate(turning, *rope)), dim=-1)
 
     def _latent(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        latent, turning = self.kv_down(x_BTD).split((self.mla.kv_lora_rank, self.mla.qk_rope_head_width), dim=-1)
+        latent, turning = torch.split(self.kv_down(x_BTD), [self.mla.kv_lora_rank, self.mla.qk_rope_head_width], dim=-1)
         return torch.cat((self.kv_norm(latent), rotate(turning.unsqueeze(2), *rope).squeeze(2)), dim=-1)
 
     def expand(self, latent_BTL: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B, T, N, H] and values [B, T, N, V] of every head."""
-        latent, turned = latent_BTL.split((self.mla.kv_lora_rank, self.mla.qk_rope_head_width), dim=-1)
+        latent, turned = torch.split(latent_BTL, [self.mla.kv_lora_rank, self.mla.qk_rope_head_width], dim=-1)
         heads = self.kv_up(latent).view(*latent.shape[:2], self.num_heads, -1)
-        fixed, v_BTNV = heads.split((self.mla.qk_nope_head_width, self.mla.v_head_width), dim=-1)
+        fixed, v_BTNV = torch.split(heads, [self.mla.qk_nope_head_width, self.mla.v_head_width], dim=-1)
         turned = turned.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
         return torch.cat((fixed, turned), dim=-1), v_BTNV
 
     def absorb(self, q_BNH: Tensor) -> Tensor:
         """Queries that meet latents: [B, N, L], scaled so that `q @ latent` is the score itself."""
-        fixed, turned = q_BNH.split((self.mla.qk_nope_head_width, self.mla.qk_rope_head_width), dim=-1)
+        fixed, turned = torch.split(q_BNH, [self.mla.qk_nope_head_width, self.mla.qk_rope_head_width], dim=-1)
         fixed = torch.matmul(fixed.transpose(0, 1), self._up()[:, : self.mla.qk_nope_head_width]).transpose(0, 1)
-        return torch.cat((fixed, turned), dim=-1) * self.head_width**-0.5
+        absorbed_BNL: Tensor = torch.cat((fixed, turned), dim=-1) * self.head_width**-0.5
+        return absorbed_BNL
 
     def values(self, latent_BNC: Tensor) -> Tensor:
         """Attended latents -> attended values [B, N, V]."""

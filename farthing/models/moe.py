@@ -91,7 +91,7 @@ class Router(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "Router":
         """Moves like any module, but a model cast to bf16 keeps its biases in fp32: their steps are too small for bf16."""
         before = self.bias
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if before is not None and self.bias is not None and self.bias.dtype != torch.float32:
             self.bias = before.to(self.bias.device)
         return self
@@ -132,7 +132,8 @@ class MoeFFN(nn.Module):
         sorted_MD = _Spread.apply(x_ND, order_M, inverse_M, self.moe.experts_per_token)  # type: ignore[no-untyped-call]
         back_MD = _Spread.apply(self.experts(sorted_MD, counts), inverse_M, order_M, 1)  # type: ignore[no-untyped-call]
         out_ND = torch.bmm(gates_NK[:, None].to(x_ND.dtype), back_MD.view(*chosen_NK.shape, -1)).squeeze(1)
-        return (out_ND + self.shared(x_ND)).view_as(x_BTD)
+        shared_ND: Tensor = self.shared(x_ND)
+        return (out_ND + shared_ND).view_as(x_BTD)
 
 
 class _Spread(torch.autograd.Function):

@@ -36,8 +36,7 @@ class Slot:
 
 
 def _turn(rows: Tensor, num_fixed: int, num_turning: int, *, into_file: bool) -> Tensor:
-    heads = rows.unflatten(0, (-1, num_fixed + num_turning))
-    fixed, turning = heads.split((num_fixed, num_turning), dim=1)
+    heads = rows.reshape(-1, num_fixed + num_turning, *rows.shape[1:])
     halves = (2, num_turning // 2) if into_file else (num_turning // 2, 2)
-    turned = turning.unflatten(1, halves).transpose(1, 2).flatten(1, 2)
-    return torch.cat((fixed, turned), dim=1).flatten(0, 1)
+    turning = heads[:, num_fixed:].reshape(len(heads), *halves, *rows.shape[1:])
+    return torch.cat((heads[:, :num_fixed], turning.transpose(1, 2).flatten(1, 2)), dim=1).flatten(0, 1)

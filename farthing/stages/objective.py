@@ -81,13 +81,20 @@ class Objective:
     def _mtp_loss(self, hidden_1SD: Tensor, batch: Microbatch, routing: Routing | None) -> Tensor:
         next_1S = batch.tokens_1S.roll(-1, dims=1)
         next_1S[0, batch.sources_R] = batch.targets_R
+        sequences_S = sequences(batch)
         total = torch.zeros((), device=hidden_1SD.device)
         for depth, num_tokens in enumerate(self.num_ahead):
+            if routing is not None:
+                # the last `depth` places of a row look beyond its end: what they choose counts nowhere
+                routing.sequences_N = sequences_S.where(sequences_S.roll(-depth) == sequences_S, -1)
             hidden_1SD = self.model.look_ahead(depth, hidden_1SD, next_1S, batch.positions_1S, batch.attend, routing)
             logprobs_R, _ = source_logprobs(self.model, hidden_1SD.squeeze(0), *ahead(batch, depth))
             total = total + cross_entropy(logprobs_R, num_tokens)
             # what rolls in from the next sequence stands only where nothing is predicted, and no other place sees it
             next_1S = next_1S.roll(-1, dims=1)
+        if routing is not None:
+            # the backward pass may recompute the layers below, and they must be recorded as before
+            routing.sequences_N = sequences_S
         return total / max(len(self.num_ahead), 1)
 
 

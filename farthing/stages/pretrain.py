@@ -46,7 +46,7 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
             rows = corpus.take(config.batch_documents)
             require_fit(rows, model.shape.max_positions)
             learning_rate = stage.learning_rate(step)
-            batches = microbatches(rows, config.max_microbatch_tokens, share_prompts=not model.shape.moe)
+            batches = microbatches(rows, config.max_microbatch_tokens, share_prompts=model.shape.moe is None)
             padding = padding_share(batches)
             weights = Weights.at(step, config.num_steps, model, config.mtp, config.experts)
             tally, grad_norm = update(model, optimizer, batches, learning_rate, weights)

@@ -1,0 +1,130 @@
+"""Mixture of experts against dense with equal active parameters and tokens: held-out bits per byte, balance, tokens/s."""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+import torch
+
+from bench.results import Figure, write
+from farthing.artefact import open_artefact
+from farthing.config import PretrainConfig, load_recipe
+from farthing.data.batches import Row, microbatches
+from farthing.data.corpus import with_chain
+from farthing.models.head import completion_logprobs
+from farthing.models.shape import ModelShape
+from farthing.tasks.stream import ProblemStream
+
+RECIPE = "v3-tiny"
+# without multi-token prediction and the auxiliary loss: what is compared is the experts alone
+COMMON = ("model.shape.mtp_depth=0", "base.experts.balance_coef=0", "base.eval.samples=1")
+STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""97.5% quantile for n - 1 degrees of freedom, by n."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--documents", type=int, default=1024, help="held-out documents")
+    parser.add_argument("--runs", type=Path, default=Path("runs/bench-moe"), help="where the runs go; finished ones are reused")
+    parser.set_defaults(measure=measure)
+
+
+def measure(args: argparse.Namespace) -> Path:
+    kinds = variants()
+    runs = {(kind, seed): run_once(kind, extra, seed, args) for kind, extra in kinds.items() for seed in args.seeds}
+    bits = {key: bits_per_byte(run_dir, args.documents) for key, run_dir in runs.items()}
+    figures = []
+    for kind in kinds:
+        for seed in args.seeds:
+            figures.append(Figure(f"held-out, {kind}", bits[kind, seed], "bits/byte", args.documents, seeds=[seed]))
+    differences = [bits["moe", seed] - bits["dense", seed] for seed in args.seeds]
+    low, high = interval(differences)
+    target = "below 0, the interval too"
+    figures.append(
+        Figure("MoE minus dense", fmean(differences), "bits/byte", len(differences), target, high < 0, (low, high), args.seeds)
+    )
+    for kind, bound in (("moe", "below 0.5"), ("moe, bias off", "")):
+        worst = [violation(runs[kind, seed]) for seed in args.seeds]
+        reached = max(worst) < 0.5 if bound else None
+        figures.append(Figure(f"MaxVio, {kind}", max(worst), "", len(worst), bound, reached, seeds=args.seeds))
+    speed = {kind: median(speeds(runs[kind, seed]) for seed in args.seeds) for kind in ("moe", "dense")}
+    ratio = speed["moe"] / speed["dense"]
+    figures.append(
+        Figure("tokens/s, MoE over dense", ratio, "x", len(args.seeds), "at least 0.6x", ratio >= 0.6, seeds=args.seeds)
+    )
+    command = f"python -m bench moe --seeds {' '.join(map(str, args.seeds))} --steps {args.steps}"
+    note = (
+        f"{RECIPE} without multi-token prediction and without auxiliary loss. MaxVio: mean over layers and the last half of "
+        "the steps, worst seed. Held out: chains of problems never trained on."
+    )
+    return write("moe", command, figures, note=note)
+
+
+def variants() -> dict[str, list[str]]:
+    """Name -> overrides; the dense model's width makes its parameters at least the MoE's active ones."""
+    shape = load_recipe(RECIPE, COMMON).model.shape
+    assert shape is not None, "the recipe starts from scratch"
+    moe = shape.shape(vocab_size=64)
+    dense_at = {"moe": moe.moe and moe.moe.model_copy(update={"first_k_dense": moe.num_layers})}
+    width = next(w for w in range(8, 1 << 14, 4) if _active(moe, dense_at | {"ffn_width": w}) >= moe.num_params(active=True))
+    dense = [f"model.shape.moe.first_k_dense={moe.num_layers}", f"model.shape.ffn_width={width}"]
+    return {"moe": [], "moe, bias off": ["base.experts.balance_speed=0"], "dense": dense}
+
+
+def _active(shape: ModelShape, changes: dict[str, Any]) -> int:
+    return shape.model_copy(update=changes).num_params(active=True)
+
+
+def run_once(kind: str, extra: list[str], seed: int, args: argparse.Namespace) -> Path:
+    run_dir: Path = args.runs / f"{kind.replace(', ', '-').replace(' ', '-')}-{args.steps}-s{seed}"
+    if not (run_dir / "stages" / "base" / "result.json").is_file():
+        command = [sys.executable, "-m", "farthing", "run", RECIPE, "--seed", str(seed), "--run-dir", str(run_dir), "--plain"]
+        for override in (*COMMON, f"base.num_steps={args.steps}", *extra):
+            command += ["--set", override]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return run_dir
+
+
+@torch.no_grad()
+def bits_per_byte(run_dir: Path, num_documents: int) -> float:
+    """Of the completions, chains written out, of held-out problems."""
+    artefact = open_artefact(run_dir)
+    assert artefact.recipe is not None, "it comes out of a run"
+    config = artefact.recipe.stages["base"]
+    assert isinstance(config, PretrainConfig)
+    problems = ProblemStream(config.tasks, artefact.recipe.seed, config.test_share).held_out(num_documents)
+    tokenizer = artefact.renderer.tokenizer
+    rows, num_bytes = [], 0
+    for problem in problems:
+        prompt, text = artefact.renderer.prompt_tokens(problem.question), with_chain(problem)
+        rows.append(Row([*prompt, *tokenizer.encode(text), tokenizer.eos_id], len(prompt)))
+        num_bytes += len(text.encode()) + 1
+    total = sum(float(completion_logprobs(artefact.model, batch)[0].sum()) for batch in microbatches(rows, 8192))
+    return -total / math.log(2) / num_bytes
+
+
+def violation(run_dir: Path) -> float:
+    rows = _metrics(run_dir)
+    return fmean(row["max_violation_mean"] for row in rows[len(rows) // 2 :])
+
+
+def speeds(run_dir: Path) -> float:
+    return median(row["train_tokens_per_s"] for row in _metrics(run_dir))
+
+
+def _metrics(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95% of the mean, Student's t; one value has none."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    half = STUDENT_T.get(len(values), 2.776) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half

@@ -1,0 +1,63 @@
+"""Self-speculative decoding of v3-tiny against plain decoding: tokens/s at few sequences, acceptance, equal completions."""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench.results import Figure, write
+from farthing.artefact import Artefact, open_artefact
+from farthing.config import PretrainConfig
+from farthing.engine.sampler import SamplingParams
+from farthing.engine.speculative import generate_ahead
+from farthing.tasks.stream import ProblemStream
+
+BATCHES = (1, 2, 4)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, default=Path("runs/bench-mtp"), help="a run of v3-tiny; made where it is not there")
+    parser.add_argument("--problems", type=int, default=64)
+    parser.set_defaults(measure=measure)
+
+
+def measure(args: argparse.Namespace) -> Path:
+    if not (args.run / "stages" / "base" / "result.json").is_file():
+        command = [sys.executable, "-m", "farthing", "run", "v3-tiny", "--run-dir", str(args.run), "--plain"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    artefact = open_artefact(args.run)
+    assert artefact.recipe is not None, "it comes out of a run"
+    config = artefact.recipe.stages["base"]
+    assert isinstance(config, PretrainConfig)
+    problems = ProblemStream(config.tasks, artefact.recipe.seed, config.test_share).held_out(args.problems)
+    prompts = [artefact.renderer.prompt_tokens(p.question) for p in problems]
+    params = SamplingParams(max_tokens=config.max_completion_tokens)
+    figures = []
+    for batch in BATCHES:
+        figures += compare(artefact, prompts, batch, params)
+    note = "Completions of held-out problems at temperature 1, prefill included; both ways in turn, group by group."
+    return write("mtp", f"python -m bench mtp --problems {args.problems}", figures, note=note)
+
+
+def compare(artefact: Artefact, prompts: list[list[int]], batch: int, params: SamplingParams) -> list[Figure]:
+    engine, tokenizer = artefact.engine(batch), artefact.renderer.tokenizer
+    spent, num_tokens, drafted, accepted, equal, groups = [0.0, 0.0], 0, 0, 0, 0, 0
+    for first in range(0, len(prompts) - batch + 1, batch):
+        chosen, seeds = prompts[first : first + batch], [[first + i] for i in range(batch)]
+        started = time.perf_counter()
+        plain = engine.generate(chosen, seeds, params)
+        middle = time.perf_counter()
+        ahead, speculation = generate_ahead(artefact.model, tokenizer, chosen, seeds, params)
+        spent[0], spent[1] = spent[0] + middle - started, spent[1] + time.perf_counter() - middle
+        num_tokens += sum(len(c.tokens) for group in plain for c in group)
+        drafted, accepted = drafted + speculation.num_drafted, accepted + speculation.num_accepted
+        equal += [c.tokens for g in plain for c in g] == [c.tokens for g in ahead for c in g]
+        groups += 1
+    ratio = spent[0] / spent[1]
+    return [
+        Figure(f"tokens/s, batch {batch}, plain", num_tokens / spent[0], "tokens/s", num_tokens),
+        Figure(f"tokens/s, batch {batch}, ahead over plain", ratio, "x", num_tokens, "at least 1.3x", ratio >= 1.3),
+        Figure(f"drafts accepted, batch {batch}", accepted / max(drafted, 1), "", drafted),
+        Figure(f"equal completions, batch {batch}", equal / groups, "", groups, "1", equal == groups),
+    ]
