@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from farthing.checkpoint import CheckpointStore, step_of
+from farthing.checkpoint import CheckpointStore
 from farthing.config import GrpoConfig, Recipe, StageConfig
 from farthing.errors import RecipeError, TrainingDiverged
+from farthing.manifest import step_of
 from farthing.models import fused
 from farthing.precision import DTYPES, resolve_precision
 from farthing.probe import matmul_peak_flops

@@ -13,7 +13,7 @@ MAX_LINES = 500
 NO_ROOMS = {"utils", "util", "types", "helpers", "common", "misc"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("config", "recipes", "metrics", "ledger", "planner", "errors", "models.shape"),
+    ("config", "recipes", "metrics", "ledger", "planner", "errors", "files", "manifest", "models.shape"),
     ("data", "tasks", "tokenizer", "renderer", "models", "rewards", "advantage", "loss", "optim", "precision"),
     ("engine", "checkpoint", "sources"),
     ("rollout", "eval", "run", "clock", "probe"),
@@ -25,7 +25,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """From the bottom up. Within a layer imports are free; a layer may import those below it, never those above.
 A name stands for all below it, unless a longer one is listed: `models.shape` is arithmetic that prices are made of."""
 
-TORCH_FREE = ("config", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape", "cli")
+TORCH_FREE = (
+    "config",
+    "files",
+    "manifest",
+    "metrics",
+    "errors",
+    "summary",
+    "doctor",
+    "plot",
+    "run",
+    "live",
+    "models.shape",
+    "cli",
+)
 TORCH_FREE_ROOMS = ("ledger", "tasks", "rewards", "symptoms", "verbs")
 
 
