@@ -57,6 +57,7 @@ class Run:
         self._lock_file: IO[str] | None = None
         self._stop_requested = self._stopping = self._started = False
         self._step_metrics: Metrics = {}
+        self._step_began_ns, self._published = 0, False
         self._old_handlers: dict[int, Any] = {}
 
     # opening -------------------------------------------------------------------------------------------------------
@@ -211,12 +212,13 @@ class Run:
         self._clock.flush()
         self._clock.set_idle()
         for step in range(first, num_steps):
-            started = self._clock.elapsed_ns()
+            self._step_began_ns, self._published = self._clock.elapsed_ns(), False
             self._clock.step = step
             yield step
-            self._step_metrics["step_time"] = (self._clock.elapsed_ns() - started) / 1e9
-            self._clock.flush()
-            self._publish(step)
+            if self._published:
+                self._clock.flush()
+            else:
+                self.publish(step)
             if self._stopping:
                 raise Interrupted(
                     f"stopped after step {step} of {self.stage} with a checkpoint; the same command goes on from there"
@@ -224,14 +226,17 @@ class Run:
         self._clock.step = num_steps - 1
 
     def log(self, **metrics: float) -> None:
-        """Adds to the metrics of the step; they are written when it ends. Names must be in `metrics.METRICS`."""
+        """Adds to the metrics of the step; `publish` writes them. Names must be in `metrics.METRICS`."""
         unknown = metrics.keys() - METRICS.keys()
         assert not unknown, f"unknown metrics {sorted(unknown)}: add them to farthing/metrics.py"
         self._step_metrics |= metrics
 
-    def _publish(self, step: int) -> None:
-        metrics = self._step_metrics | {"usd": float(self.usd)}
-        self._step_metrics = {}
+    def publish(self, step: int) -> None:
+        """Writes the step's line of metrics.jsonl and shows it: before its checkpoint, so that no kept step lacks one."""
+        self._clock.flush()
+        step_time = (self._clock.elapsed_ns() - self._step_began_ns) / 1e9
+        metrics = self._step_metrics | {"step_time": step_time, "usd": float(self.usd)}
+        self._step_metrics, self._published = {}, True
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         row = {"attempt": self.attempt, "stage": self.stage, "step": step, "at": now, **_rounded(metrics)}
         append_line(self.dir / "metrics.jsonl", row)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MICRO, farthing, farthing_json
+from farthing.checkpoint import CheckpointStore
+from tests.conftest import MICRO, farthing, farthing_here, farthing_json
 
 KILLS = 3
 
@@ -129,6 +130,19 @@ def test_ctrl_c_stops_after_the_step_with_a_checkpoint(finished_run: Path, tmp_p
     assert farthing_json("show", run_dir)["weights_sha256"] == farthing_json("show", finished_run)["weights_sha256"]
     # it went on from the very step it stopped after: nothing was thrown away
     assert Decimal(farthing_json("bill", run_dir)["attempts"][0]["wasted_usd"]) == 0
+
+
+def test_a_step_with_a_checkpoint_keeps_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends right after a checkpoint is in place, before its step is over; twice."""
+
+    def die(_store: CheckpointStore, _step: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CheckpointStore, "_prune", die)
+    for _ in range(2):
+        farthing_here("run", MICRO, "--run-dir", tmp_path / "run", "--plain")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["attempt"]) for row in rows] == [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:

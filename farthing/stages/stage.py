@@ -93,6 +93,7 @@ class Stage(Generic[ConfigT]):
         c = self.config.checkpoint
         if not self.run.checkpoint_due(step, c.every, self.config.num_steps):
             return
+        self.run.publish(step)
         with self.run.phase("checkpoint"):
             self.require_finite(step)
             state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
