@@ -67,9 +67,9 @@ def test_long_answers_are_none() -> None:
 @pytest.mark.parametrize("mode", ["tags", "boxed", "last_number", "text"])
 @pytest.mark.parametrize("piece", ["1,111", "1", "1.", ",", "-", r"\boxed{", "{", "<answer>", "1 "])
 def test_a_megabyte_is_linear(mode: str, piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     extract(piece * (1_000_000 // len(piece)), mode)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_unknown_mode() -> None:

@@ -49,6 +49,6 @@ def test_well_formed_means_the_four_tags_once_in_order(pieces: list[str]) -> Non
 
 @pytest.mark.parametrize("piece", ["<think>", "<answer>", "<", "<think></think>", "</answer><answer>", " "])
 def test_a_megabyte_is_linear(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert not parse(piece * (1_000_000 // len(piece))).is_well_formed
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
