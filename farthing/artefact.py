@@ -69,8 +69,8 @@ def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> A
 
 
 def _origin(folder: Path) -> tuple[Recipe | None, str | None]:
-    """RUN/stages/STAGE/model knows its run; a folder from elsewhere does not."""
-    if folder.name == "model" and len(folder.parents) > 2 and (folder.parents[2] / "run.json").is_file():
+    """RUN/stages/STAGE/model and .../best know their run; a folder from elsewhere does not."""
+    if folder.name in ("model", "best") and len(folder.parents) > 2 and (folder.parents[2] / "run.json").is_file():
         return recipe_of(folder.parents[2]), folder.parent.name
     return None, None
 

@@ -67,6 +67,11 @@ class CheckpointStore:
         """The newest checkpoint that is whole."""
         return next((path for path in reversed(self._all()) if damage(path) is None), None)
 
+    def best(self) -> Path | None:
+        """The checkpoint with the best score, the later of equals; None where none has a score."""
+        scored = {path: score for path in self._all() if (score := score_of(path)) is not None}
+        return max(scored, key=lambda path: (scored[path], step_of(path)), default=None)
+
     def clear(self) -> None:
         """The stage is done and its model saved: its training state is no longer needed."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -81,9 +86,8 @@ class CheckpointStore:
                 shutil.rmtree(path, ignore_errors=True)
         paths = self._all()
         kept = set(paths[-self.keep_last :])
-        scored = {p: s for p in paths if (s := score_of(p)) is not None}
-        if self.keep_best and scored:
-            kept.add(max(scored, key=lambda p: (scored[p], step_of(p))))
+        if self.keep_best and (best := self.best()):
+            kept.add(best)
         for path in paths:
             if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)

@@ -157,7 +157,8 @@ class CheckpointConfig(Config):
     """Steps between checkpoints; 0: only when interrupted and at the end."""
     keep_last: Count = 2
     keep_best: bool = True
-    """Also keep the checkpoint with the best quick evaluation."""
+    """Also keep the checkpoint with the best quick evaluation; once the stage is done, its model is stages/STAGE/best, unless
+    the last step did as well. Quick evaluations are small: evaluate it in full before you believe it."""
 
 
 class StageConfig(Config):

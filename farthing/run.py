@@ -6,7 +6,8 @@ run_dir/
   metrics.jsonl             one line a step, with the attempt that made it
   samples.jsonl             some rollouts of every evaluation, to read
   checkpoints/STAGE/        training state, while the stage runs
-  stages/STAGE/             model/ (a Hugging Face folder) and result.json, once it is done
+  stages/STAGE/             model/ (a Hugging Face folder) and result.json, once it is done; best/ where an earlier
+                            model did better in a quick evaluation
 """
 
 import datetime
