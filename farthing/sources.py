@@ -22,7 +22,8 @@ def source_model(config: ModelConfig, seed: int, run_dir: Path, dtype: torch.dty
 
 def open_folder(folder: Path, dtype: torch.dtype) -> tuple[Decoder, Tokenizer]:
     """ModelError where `folder` is no whole Hugging Face folder."""
-    return load_model(folder, dtype), Tokenizer.load(folder)
+    tokenizer = Tokenizer.load(folder)  # first: it is soon read, or soon missed
+    return load_model(folder, dtype), tokenizer
 
 
 def scratch_model(config: ModelConfig, seed: int) -> tuple[Decoder, Tokenizer]:
