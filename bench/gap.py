@@ -14,9 +14,8 @@ from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
-from farthing.models.huggingface import load_model
-from farthing.precision import DTYPES, Precision
-from farthing.sources import base_folder, scratch_model, use_threads
+from farthing.precision import DTYPES
+from farthing.sources import source_model, use_threads
 from farthing.tokenizer import Tokenizer
 
 PROMPTS, GROUP, NEW_TOKENS = 8, 4, 64
@@ -32,22 +31,13 @@ def measure(_args: argparse.Namespace) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("r1-zero-tiny", "r1-zero-smollm2"):
             for precision in ("fp32", "bf16"):
-                model, tokenizer = _open(name, Path(folder), precision)
-                mean, largest, count = gap(model, tokenizer)
+                model, tokenizer = source_model(load_recipe(name).model, 0, Path(folder), DTYPES[precision])
+                mean, largest, count = gap(model.to(DTYPES[precision]), tokenizer)
                 target = "at most 1e-3 nats" if precision == "fp32" else "reported"
                 reached = mean <= 1e-3 if precision == "fp32" else None
                 figures.append(Figure(f"{name}, {precision}, mean", mean, "nats", count, target, reached))
                 figures.append(Figure(f"{name}, {precision}, largest", largest, "nats", count))
     return write("gap", "python -m bench gap", figures, "Sampled at temperature 1; scored by one packed training forward.")
-
-
-def _open(name: str, scratch: Path, precision: Precision) -> tuple[Decoder, Tokenizer]:
-    recipe = load_recipe(name)
-    if recipe.model.source == "scratch":
-        model, tokenizer = scratch_model(recipe.model, 0)
-        return model.to(DTYPES[precision]), tokenizer
-    folder = base_folder(recipe.model, scratch)
-    return load_model(folder, DTYPES[precision]), Tokenizer.load(folder)
 
 
 @torch.no_grad()

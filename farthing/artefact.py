@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from farthing.checkpoint import CheckpointStore, load_state
 from farthing.config import PromptConfig, Recipe
 from farthing.engine.engine import Engine
 from farthing.errors import ModelError
 from farthing.models.decoder import Decoder
-from farthing.models.huggingface import load_model
 from farthing.precision import DTYPES, resolve_precision
 from farthing.renderer import Renderer
-from farthing.sources import base_folder, scratch_model
+from farthing.sources import open_folder, source_model
 from farthing.summary import recipe_of
 from farthing.tokenizer import Tokenizer
 
@@ -37,9 +38,9 @@ def open_artefact(path: Path) -> Artefact:
         run_dir = path.parents[2]
         return _from_checkpoint(path, recipe_of(run_dir), path.parent.name, run_dir)
     if (path / "config.json").is_file():
-        tokenizer = Tokenizer.load(path)
+        model, tokenizer = open_folder(path, torch.float32)
         recipe, stage = _origin(path)
-        return Artefact(load_model(path), _renderer(tokenizer, recipe), recipe, stage)
+        return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
     raise ModelError(
         f"{path} is no model: expected a run directory (run.json), a checkpoint (manifest.json) or a Hugging Face "
         "folder (config.json). See your runs with `farthing runs`"
@@ -52,9 +53,8 @@ def _from_run(run_dir: Path) -> Artefact:
     for stage in reversed(recipe.stages):
         folder = run_dir / "stages" / stage / "model"
         if folder.is_dir():
-            tokenizer = Tokenizer.load(folder)
-            dtype = DTYPES[resolve_precision(recipe.precision)]
-            return Artefact(load_model(folder, dtype), _renderer(tokenizer, recipe), recipe, stage)
+            model, tokenizer = open_folder(folder, DTYPES[resolve_precision(recipe.precision)])
+            return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
         newest = CheckpointStore(run_dir / "checkpoints" / stage, 1, False, lambda _: None).newest()
         if newest is not None:
             return _from_checkpoint(newest, recipe, stage, run_dir)
@@ -62,19 +62,15 @@ def _from_run(run_dir: Path) -> Artefact:
 
 
 def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> Artefact:
-    if recipe.model.source == "scratch":
-        model, tokenizer = scratch_model(recipe.model, recipe.seed)
-    else:
-        folder = base_folder(recipe.model, run_dir)
-        model, tokenizer = load_model(folder), Tokenizer.load(folder)
+    model, tokenizer = source_model(recipe.model, recipe.seed, run_dir, torch.float32)
     model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
     model.to(DTYPES[resolve_precision(recipe.precision)])
     return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
 
 
 def _origin(folder: Path) -> tuple[Recipe | None, str | None]:
-    """RUN/stages/STAGE/model knows its run; a folder from elsewhere does not."""
-    if folder.name == "model" and len(folder.parents) > 2 and (folder.parents[2] / "run.json").is_file():
+    """RUN/stages/STAGE/model and .../best know their run; a folder from elsewhere does not."""
+    if folder.name in ("model", "best") and len(folder.parents) > 2 and (folder.parents[2] / "run.json").is_file():
         return recipe_of(folder.parents[2]), folder.parent.name
     return None, None
 

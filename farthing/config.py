@@ -131,7 +131,7 @@ class PromptConfig(Config):
 
 class TaskConfig(Config):
     spec: str
-    """SOURCE:NAME, such as "gym:chain_sum", "toy:running_total" or "jsonl:problems.jsonl"."""
+    """SOURCE:NAME, such as "gym:chain_sum", "toy:running_total" or "jsonl:problems.jsonl" (relative to the recipe's folder)."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     config: dict[str, Any] = {}
     levels: list[dict[str, Any]] = []
@@ -180,7 +180,8 @@ class CheckpointConfig(Config):
     """Steps between checkpoints; 0: only when interrupted and at the end."""
     keep_last: Count = 2
     keep_best: bool = True
-    """Also keep the checkpoint with the best quick evaluation."""
+    """Also keep the checkpoint with the best quick evaluation; once the stage is done, its model is stages/STAGE/best, unless
+    the last step did as well. Quick evaluations are small: evaluate it in full before you believe it."""
 
 
 class BudgetConfig(Config):
@@ -392,6 +393,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), seed: int | No
     table = _read_table(_find(name_or_path), chain=())
     for override in overrides:
         _apply_override(table, override)
+    _make_paths_absolute(table, Path.cwd())
     if seed is not None:
         table["seed"] = seed
     return parse_recipe(table, where=name_or_path)
@@ -425,12 +427,25 @@ def _read_table(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    if path not in shipped_recipes().values():
+        _make_paths_absolute(table, path.resolve().parent)
     base = table.pop("extends", None)
     if base is None:
         return table
     sibling = path.parent / str(base)
     base_path = sibling if sibling.is_file() else _find(str(base))
     return _merge(_read_table(base_path, (*chain, path.resolve())), table)
+
+
+def _make_paths_absolute(table: Mapping[str, Any], folder: Path) -> None:
+    """In place: the files that tasks name are those below `folder`. What is no valid table is left for the checks."""
+    stages = table.get("stages")
+    for stage in stages.values() if isinstance(stages, dict) else ():
+        tasks = stage.get("tasks") if isinstance(stage, dict) else None
+        for task in tasks if isinstance(tasks, list) else ():
+            spec = task.get("spec") if isinstance(task, dict) else None
+            if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
+                task["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 `symptoms` reads the curves of each stage; this file reads the ledger and the checkpoints, and puts it all in order.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
@@ -17,6 +15,7 @@ from rich.text import Text
 
 from farthing.config import CorpusStageConfig, GrpoConfig, Recipe
 from farthing.errors import LedgerError
+from farthing.manifest import damage
 from farthing.run import read_json
 from farthing.summary import bill_of, curves, damaged_lines, is_running, open_run, recipe_of
 from farthing.symptoms.corpus import CORPUS_CHECKS, not_finite
@@ -207,7 +206,7 @@ def _checkpoints(run_dir: Path, recipe: Recipe) -> list[Finding]:
     """Damaged ones, a finding a stage. A resume skips them, so only a stage without a whole one loses its work."""
     findings, num_whole = [], 0
     for stage in recipe.stages:
-        state = {p: _damage(p) for p in sorted((run_dir / "checkpoints" / stage).glob("step-*"))}
+        state = {p: damage(p) for p in sorted((run_dir / "checkpoints" / stage).glob("step-*"))}
         damaged = {p.name: why for p, why in state.items() if why and p.exists()}
         whole = len(state) - len(damaged)
         num_whole += whole
@@ -220,18 +219,3 @@ def _checkpoints(run_dir: Path, recipe: Recipe) -> list[Finding]:
     if num_whole and not findings:
         findings.append(Finding("ok", "Every checkpoint matches its digest", f"{num_whole} checkpoints"))
     return findings
-
-
-def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder by its manifest, or None; as `checkpoint.check`, which needs torch."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        for name, expected in manifest["sha256"].items():
-            with (path / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    return f"{name} does not match its sha256"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        return f"manifest.json cannot be used ({type(error).__name__}: {error})"
-    return None

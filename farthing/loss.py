@@ -40,8 +40,6 @@ class StepCounts(NamedTuple):
 class PolicyLoss(NamedTuple):
     loss: Tensor
     """Scalar; the sum over microbatches is the loss of the step."""
-    policy: Tensor
-    """Its policy-gradient part, detached."""
     kl: Tensor
     """Mean KL to the reference over the step's tokens, detached, before `kl_coef`."""
     clipped: Tensor
@@ -90,7 +88,6 @@ def policy_loss(
     mean_BT = loss_mask_BT.float() / max(counts.num_loss_tokens, 1)
     return PolicyLoss(
         loss=policy + params.kl_coef * (kl_BT * weights_BT).sum(),
-        policy=policy.detach(),
         kl=(kl_BT.detach() * mean_BT).sum(),
         clipped=(clipped_BT.float() * mean_BT).sum(),
     )

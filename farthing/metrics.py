@@ -30,7 +30,7 @@ METRICS: dict[str, Metric] = {
     "rollout_tokens_per_s": Metric("tokens/s", "sampled tokens per second of the rollout phase"),
     "train_tokens_per_s": Metric("tokens/s", "trained tokens (prompts included) per second of the update phase"),
     "mfu": Metric("share", "model FLOPs of the update phase / (measured matmul peak x its seconds)"),
-    "step_time": Metric("s", "wall time of the step, evaluation and checkpoint included"),
+    "step_time": Metric("s", "wall time of the step, evaluation included, its checkpoint not"),
     "usd": Metric("USD", "cost of the run so far, this attempt included"),
     "budget": Metric("share", "used of the budget that is nearest to its end, where the recipe sets one"),
     "eval_accuracy": Metric("share", "quick held-out evaluation: mean accuracy"),

@@ -6,23 +6,21 @@ from typing import Any
 
 import torch
 
-from farthing.checkpoint import CheckpointStore, step_of
+from farthing.checkpoint import CheckpointStore
 from farthing.config import GrpoConfig, PretrainConfig, Recipe, StageConfig
 from farthing.data.corpora import corpus_digests
 from farthing.errors import RecipeError, TrainingDiverged
+from farthing.manifest import step_of
 from farthing.models import fused
-from farthing.models.decoder import Decoder
-from farthing.models.huggingface import load_model
-from farthing.precision import DTYPES, Precision, resolve_precision
+from farthing.precision import DTYPES, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
 from farthing.run import Run, Watcher, cpu_name
-from farthing.sources import base_folder, scratch_model, use_threads
+from farthing.sources import open_folder, source_model, use_threads
 from farthing.stages import grpo, pretrain
 from farthing.stages.stage import Stage
 from farthing.tasks.spec import parse_spec
 from farthing.tasks.stream import ProblemStream
-from farthing.tokenizer import Tokenizer
 
 
 def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
@@ -47,7 +45,10 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
         for name, config in recipe.stages.items():
             if run.result(name) is None:
                 with run.phase("setup"):
-                    model, tokenizer = open_model(recipe, run, done, precision)
+                    if done is None:
+                        model, tokenizer = source_model(recipe.model, recipe.seed, run.dir, DTYPES[precision])
+                    else:
+                        model, tokenizer = open_folder(run.stage_dir(done) / "model", DTYPES[precision])
                     renderer = Renderer(tokenizer, recipe.prompt.template, recipe.prompt.instruction, recipe.prompt.prefill)
                     stage: Stage[Any] = Stage(run, name, config, model, renderer, precision, peak_flops)
                 _train(stage, config)
@@ -107,15 +108,3 @@ def _train(stage: Stage[Any], config: StageConfig) -> None:
             f"{error}, in stage {stage.name} at step {stage.run.step}; {back}. Try a lower "
             f"{stage.name}.optim.learning_rate, more warm-up or a smaller clip_norm, in a new --run-dir"
         ) from error
-
-
-def open_model(recipe: Recipe, run: Run, done: str | None, precision: Precision) -> tuple[Decoder, Tokenizer]:
-    """The model a stage starts from: what stage `done` left, or the recipe's own source."""
-    dtype = DTYPES[precision]
-    if done is not None:
-        folder = run.stage_dir(done) / "model"
-        return load_model(folder, dtype), Tokenizer.load(folder)
-    if recipe.model.source == "scratch":
-        return scratch_model(recipe.model, recipe.seed)
-    folder = base_folder(recipe.model, run.dir)
-    return load_model(folder, dtype), Tokenizer.load(folder)

@@ -18,13 +18,11 @@ from farthing.errors import RecipeError
 from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
-from farthing.models.huggingface import load_model
 from farthing.models.shape import ModelShape
 from farthing.precision import DTYPES, Precision, resolve_precision
 from farthing.renderer import Renderer
-from farthing.sources import base_folder, scratch_model, use_threads
+from farthing.sources import source_model, use_threads
 from farthing.tasks.stream import ProblemStream
-from farthing.tokenizer import Tokenizer
 
 _SIZE = 2048
 _REPEATS, _ENOUGH_S = 5, 0.5
@@ -74,7 +72,8 @@ def probe_speed(recipe: Recipe) -> Speed:
     precision = resolve_precision(recipe.precision)
     config: Any = list(recipe.stages.values())[-1]
     with TemporaryDirectory() as scratch:
-        model, tokenizer = _open(recipe, Path(scratch), precision)
+        model, tokenizer = source_model(recipe.model, recipe.seed, Path(scratch), DTYPES[precision])
+        model.to(DTYPES[precision])
         prompt = recipe.prompt
         renderer = Renderer(tokenizer, prompt.template, prompt.instruction, prompt.prefill)
         if config.tasks:
@@ -110,14 +109,6 @@ def probe_speed(recipe: Recipe) -> Speed:
             "every completion taken at its longest allowed; real ones are mostly shorter",
         ],
     )
-
-
-def _open(recipe: Recipe, scratch: Path, precision: Precision) -> tuple[Decoder, Tokenizer]:
-    if recipe.model.source == "scratch":
-        model, tokenizer = scratch_model(recipe.model, recipe.seed)
-        return model.to(DTYPES[precision]), tokenizer
-    folder = base_folder(recipe.model, scratch)
-    return load_model(folder, DTYPES[precision]), Tokenizer.load(folder)
 
 
 def _train_once(model: Decoder, rows: list[Row], max_tokens: int) -> None:

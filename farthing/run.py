@@ -6,7 +6,8 @@ run_dir/
   metrics.jsonl             one line a step, with the attempt that made it
   samples.jsonl             some rollouts of every evaluation, to read
   checkpoints/STAGE/        training state, while the stage runs
-  stages/STAGE/             model/ (a Hugging Face folder) and result.json, once it is done
+  stages/STAGE/             model/ (a Hugging Face folder) and result.json, once it is done; best/ where an earlier
+                            model did better in a quick evaluation
 """
 
 import datetime
@@ -74,6 +75,7 @@ class Run:
         self._lock_file: IO[str] | None = None
         self._stop_requested = self._stopping = self._started = False
         self._step_metrics: Metrics = {}
+        self._step_began_ns, self._published = 0, False
         self._old_handlers: dict[int, Any] = {}
 
     # opening -------------------------------------------------------------------------------------------------------
@@ -238,12 +240,13 @@ class Run:
         self._clock.set_idle()
         at_start = self._spent(self.stage)
         for step in range(first, num_steps):
-            started = self._clock.elapsed_ns()
+            self._step_began_ns, self._published = self._clock.elapsed_ns(), False
             self._clock.step = step
             yield step
-            self._step_metrics["step_time"] = (self._clock.elapsed_ns() - started) / 1e9
-            self._clock.flush()
-            self._publish(step)
+            if self._published:
+                self._clock.flush()
+            else:
+                self.publish(step)
             if step - first + 1 == FORECAST_AFTER:
                 self._say_forecast(at_start, num_steps - step - 1)
             if self._stopping and (spent_up := reached(self._used(self.stage))):
@@ -255,7 +258,7 @@ class Run:
         self._clock.step = num_steps - 1
 
     def log(self, **metrics: float) -> None:
-        """Adds to the metrics of the step; they are written when it ends. Names must be in `metrics.METRICS`."""
+        """Adds to the metrics of the step; `publish` writes them. Names must be in `metrics.METRICS`."""
         unknown = metrics.keys() - METRICS.keys()
         assert not unknown, f"unknown metrics {sorted(unknown)}: add them to farthing/metrics.py"
         self._step_metrics |= metrics
@@ -266,14 +269,17 @@ class Run:
         if line:
             self.message(line)
 
-    def _publish(self, step: int) -> None:
-        metrics = self._step_metrics | {"usd": float(self.usd)}
+    def publish(self, step: int) -> None:
+        """Writes the step's line of metrics.jsonl and shows it: before its checkpoint, so that no kept step lacks one."""
+        self._clock.flush()
+        step_time = (self._clock.elapsed_ns() - self._step_began_ns) / 1e9
+        metrics = self._step_metrics | {"step_time": step_time, "usd": float(self.usd)}
         used = self._used(self.stage)
         if used:
             metrics["budget"] = max(share for _, share in used)
             for line in self._budget.warnings(used):
                 self.message(line)
-        self._step_metrics = {}
+        self._step_metrics, self._published = {}, True
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         row = {"attempt": self.attempt, "stage": self.stage, "step": step, "at": now, **_rounded(metrics)}
         append_line(self.dir / "metrics.jsonl", row)

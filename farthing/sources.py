@@ -1,4 +1,4 @@
-"""A recipe's [model] table -> the model and tokenizer it starts from."""
+"""A recipe's [model] table, or a Hugging Face folder -> model and tokenizer."""
 
 from pathlib import Path
 
@@ -8,8 +8,22 @@ import torch
 from farthing.config import ModelConfig
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.gguf import import_gguf, smollm2_gguf
+from farthing.models.huggingface import load_model
 from farthing.tasks.toy import ALPHABET
 from farthing.tokenizer import Tokenizer
+
+
+def source_model(config: ModelConfig, seed: int, run_dir: Path, dtype: torch.dtype) -> tuple[Decoder, Tokenizer]:
+    """What the recipe's first stage starts from. Weights made from scratch stay fp32, for the optimizer to keep as masters."""
+    if config.source == "scratch":
+        return scratch_model(config, seed)
+    return open_folder(base_folder(config, run_dir), dtype)
+
+
+def open_folder(folder: Path, dtype: torch.dtype) -> tuple[Decoder, Tokenizer]:
+    """ModelError where `folder` is no whole Hugging Face folder."""
+    tokenizer = Tokenizer.load(folder)  # first: it is soon read, or soon missed
+    return load_model(folder, dtype), tokenizer
 
 
 def scratch_model(config: ModelConfig, seed: int) -> tuple[Decoder, Tokenizer]:

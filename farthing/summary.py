@@ -154,7 +154,8 @@ def _stage(
         "weights_sha256": result["weights_sha256"] if result else None,
         "metrics": metrics | (result["metrics"] if result else {}),
     }
-    return stage | ({"eval": evals} if evals else {})
+    best = {"best": result["best"]} if result and "best" in result else {}
+    return stage | ({"eval": evals} if evals else {}) | best
 
 
 def _status(run_dir: Path, stages: list[dict[str, Any]], attempts: list[dict[str, Any]]) -> str:

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from farthing.errors import DataError, ModelError
+from farthing.files import read_model_json
 
 THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE = "<think>", "</think>", "<answer>", "</answer>"
 END_OF_TEXT = "<|endoftext|>"
@@ -149,10 +150,10 @@ class Tokenizer:
         # tokenizer.json remembers how its author last padded or cut; we never want either
         backend.no_padding()
         backend.no_truncation()
-        config = _read_json(folder / "tokenizer_config.json")
+        config = read_model_json(folder / "tokenizer_config.json") or {}
         eos_id = _token_id(backend, config.get("eos_token"))
         if eos_id is None:
-            eos = _read_json(folder / "config.json").get("eos_token_id")
+            eos = (read_model_json(folder / "config.json") or {}).get("eos_token_id")
             eos_id = eos[0] if isinstance(eos, list) else eos
         if eos_id is None:
             raise ModelError(f"{folder} names no end-of-text token; set eos_token in tokenizer_config.json")
@@ -176,18 +177,6 @@ class Tokenizer:
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        loaded = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}; copy it again from its source") from error
-    if not isinstance(loaded, dict):
-        raise ModelError(f"{path} must hold a JSON object, got {type(loaded).__name__}")
-    return loaded
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:

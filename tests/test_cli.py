@@ -165,10 +165,12 @@ def test_a_changed_data_file_is_not_resumed_with(tmp_path: Path) -> None:
     path, run_dir = tmp_path / "problems.jsonl", tmp_path / "run"
     lines = [f'{{"question": "a{n:02d}?", "answer": "{n}", "verifier": "number"}}\n' for n in range(60)]
     path.write_text("".join(lines))
-    args = ("run", MICRO, "--run-dir", run_dir, "--plain", "--set", f"r1_zero.tasks=[{{spec='jsonl:{path}'}}]")
-    farthing(*args, "--set", "r1_zero.eval.num_problems=2")
+    short = ("base.num_steps=1", "r1_zero.num_steps=1", "r1_zero.eval.num_problems=2")
+    settings = [word for s in (f"r1_zero.tasks=[{{spec='jsonl:{path}'}}]", *short) for word in ("--set", s)]
+    args = ("run", MICRO, "--run-dir", run_dir, "--plain", *settings)
+    assert farthing_here(*args).returncode == 0
     path.write_text("".join(lines[1:]))
-    assert "has changed" in refused(*args, "--set", "r1_zero.eval.num_problems=2", code=3)
+    assert "has changed" in refused(*args, code=3)
 
 
 def test_models_that_are_none(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_a_changed_ledger_is_found(healthy: RunHistory, tmp_path: Path) -> None:
 
 
 def write_checkpoint(run_dir: Path, step: int) -> Path:
-    """By the format of the manifest; the doctor must not load torch, so it reads that by itself."""
+    """By the format of the manifest, written here by hand."""
     folder = run_dir / "checkpoints" / "r1_zero" / f"step-{step:06d}"
     folder.mkdir(parents=True)
     (folder / "state.pt").write_bytes(bytes([step]) * 1000)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MICRO, farthing, farthing_json
+from farthing.checkpoint import CheckpointStore
+from tests.conftest import MICRO, farthing, farthing_here, farthing_json
 
 KILLS = 3
 
@@ -106,7 +107,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(finished_run: Pat
         data = bytearray((newest / "state.pt").read_bytes())
         data[len(data) // 2] ^= 1
         (newest / "state.pt").write_bytes(data if damage == "flip" else data[: len(data) // 2])
-    result = farthing("run", MICRO, "--run-dir", run_dir, "--plain")
+    result = farthing_here("run", MICRO, "--run-dir", run_dir, "--plain")
     assert f"{newest} is damaged" in result.stdout.replace("\n", "")
     assert "using the one before it" in result.stdout.replace("\n", " ")
     whole = farthing_json("show", finished_run)
@@ -125,10 +126,23 @@ def test_ctrl_c_stops_after_the_step_with_a_checkpoint(finished_run: Path, tmp_p
     assert summary["status"] == "interrupted"
     bill = farthing_json("bill", run_dir)
     assert bill["attempts"][0]["outcome"] == "interrupted"
-    farthing("run", MICRO, "--run-dir", run_dir, "--plain")
+    farthing_here("run", MICRO, "--run-dir", run_dir, "--plain")
     assert farthing_json("show", run_dir)["weights_sha256"] == farthing_json("show", finished_run)["weights_sha256"]
     # it went on from the very step it stopped after: nothing was thrown away
     assert Decimal(farthing_json("bill", run_dir)["attempts"][0]["wasted_usd"]) == 0
+
+
+def test_a_step_with_a_checkpoint_keeps_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends right after a checkpoint is in place, before its step is over; twice."""
+
+    def die(_store: CheckpointStore, _step: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CheckpointStore, "_prune", die)
+    for _ in range(2):
+        farthing_here("run", MICRO, "--run-dir", tmp_path / "run", "--plain")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["attempt"]) for row in rows] == [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
@@ -136,7 +150,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     process = start(run_dir, "--set", "base.num_steps=100000")
     wait_for_steps(process, run_dir, 1)
     args = ("run", MICRO, "--run-dir", run_dir, "--plain", "--set", "base.num_steps=100000")
-    result = farthing(*args, check=False, env={"COLUMNS": "300"})
+    result = farthing_here(*args)
     still_running = process.poll() is None
     process.kill()
     process.communicate()
@@ -147,14 +161,14 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_not_run_again(finished_run: Path) -> None:
     before = json.loads((finished_run / "stages" / "r1_zero" / "result.json").read_text())
-    result = farthing("run", finished_run, "--plain")
+    result = farthing_here("run", finished_run, "--plain")
     assert "complete" in result.stdout
     assert json.loads((finished_run / "stages" / "r1_zero" / "result.json").read_text()) == before
 
 
 def test_another_recipe_is_refused(finished_run: Path) -> None:
     args = ("run", MICRO, "--run-dir", finished_run, "--set", "r1_zero.num_prompts=8")
-    result = farthing(*args, check=False, env={"COLUMNS": "300"})
+    result = farthing_here(*args)
     assert result.returncode == 3
     assert "stages.r1_zero.num_prompts (4 -> 8)" in result.stderr
 

@@ -19,9 +19,10 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from torch import Tensor
 
 from farthing.errors import ModelError
+from farthing.files import atomic_folder
 from farthing.models.decoder import Decoder
 from farthing.models.families import slots
-from farthing.models.huggingface import TensorSpec, atomic_folder, write_configs, write_safetensors
+from farthing.models.huggingface import TensorSpec, write_configs, write_safetensors
 from farthing.models.rope import rope_frequency
 from farthing.models.shape import ModelShape, RopeScaling
 from farthing.tokenizer import Tokenizer

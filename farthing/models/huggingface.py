@@ -4,11 +4,8 @@ Format: https://huggingface.co/docs/safetensors. Files are read through safetens
 time) and written as a stream, so neither way ever holds a second copy of the weights.
 """
 
-import errno
 import hashlib
 import json
-import os
-import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from farthing.errors import DiskFull, ModelError
+from farthing.errors import ModelError
+from farthing.files import atomic_folder, read_model_json
 from farthing.models.decoder import Decoder
 from farthing.models.deepseek import shared_copies
 from farthing.models.families import config_from_shape, shape_from_config, slots
@@ -120,17 +118,6 @@ def state_dict_to_hf(model: Decoder) -> dict[str, Tensor]:
     return tensors | {copy: tensors[first] for copy, first in shared_copies(model.shape).items()}
 
 
-def load_hf_state_dict(model: Decoder, tensors: Mapping[str, Tensor], source: str = "the state dict") -> None:
-    """Copies Hugging Face tensors into the model; inverse of `state_dict_to_hf`. All must be there, and no others."""
-    wanted, ours = slots(model), model.state_dict()
-    for name, tensor in tensors.items():
-        if not _is_ignored(name, model.shape):
-            _fill(wanted.get(name), ours, name, tensor, source)
-    missing = wanted.keys() - tensors.keys()
-    if missing:
-        raise ModelError(_missing(missing, source))
-
-
 def weights_sha256(model: Decoder) -> str:
     """Identity of the weights: hex sha256 over names (sorted), dtypes, shapes and raw bytes."""
     digest = hashlib.sha256()
@@ -178,72 +165,20 @@ def write_safetensors(
             file.write(_raw(tensor))
 
 
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes `folder`'s place, fsynced, when the block ends; after an error nothing changes.
-
-    A kill at any moment leaves the old folder, the new one, or (between two renames) neither, never half of one.
-    """
-    folder = folder.absolute()
-    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)  # left by an attempt that was killed
-    partial.mkdir()
-    try:
-        yield partial
-        for path in sorted(partial.iterdir()):
-            _fsync(path)
-        _fsync(partial)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no space left for {folder}; what was there before is kept. Free some, try again") from error
-        raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    _fsync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _raw(tensor: Tensor) -> memoryview:
     """The tensor's bytes, without a copy where it is already contiguous on the CPU."""
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    config = _read_json(folder / "config.json")
+    config = read_model_json(folder / "config.json")
     if config is None:
         raise ModelError(f"{folder} has no config.json; give a Hugging Face model folder, or import a GGUF file first")
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        loaded = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}; copy it again from its source") from error
-    if not isinstance(loaded, dict):
-        raise ModelError(f"{path} must hold a JSON object, got {type(loaded).__name__}; copy it again from its source")
-    return loaded
-
-
 def _weight_files(folder: Path) -> list[Path]:
-    index = _read_json(folder / "model.safetensors.index.json")
+    index = read_model_json(folder / "model.safetensors.index.json")
     if index is None:
         names = ["model.safetensors"]
     else:

@@ -45,12 +45,12 @@ def last_number(text: str) -> str | None:
 MODES: dict[str, Callable[[str], str | None]] = {"boxed": boxed, "last_number": last_number, "text": str.strip}
 
 
-def extract(completion: str, mode: str, opened_think: bool = False) -> str | None:
+def extract(completion: str, mode: str) -> str | None:
     """The answer of a completion; None if there is none, if it is ambiguous, or if it is over 1,000 characters."""
     if mode == "tags":
-        answer = parse(completion, opened_think).answer
+        answer = parse(completion).answer
     elif mode in MODES:
-        text = after_thinking(completion, opened_think)
+        text = after_thinking(completion)
         answer = None if text is None else MODES[mode](text)
     else:
         raise DataError(

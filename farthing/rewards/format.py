@@ -27,9 +27,8 @@ def between(text: str, opening: str, closing: str) -> tuple[int, int] | None:
     return (start, end) if start <= end else None
 
 
-def parse(completion: str, opened_think: bool = False) -> Parsed:
-    """Read one completion. `opened_think`: the prompt ended with <think>, so the completion starts inside it."""
-    text = THINK_OPEN + completion if opened_think else completion
+def parse(text: str) -> Parsed:
+    """Read one completion, with what of it the prompt opened (a prefilled <think>)."""
     think = between(text, THINK_OPEN, THINK_CLOSE)
     answer = between(text, ANSWER_OPEN, ANSWER_CLOSE)
     if answer is not None and text.find(THINK_CLOSE, answer[0]) != -1:
@@ -48,9 +47,9 @@ def parse(completion: str, opened_think: bool = False) -> Parsed:
     )
 
 
-def after_thinking(completion: str, opened_think: bool = False) -> str | None:
+def after_thinking(completion: str) -> str | None:
     """What follows the chain of thought; the whole text if there is no chain; None if the chain never ends."""
     close = completion.rfind(THINK_CLOSE)
     if close != -1:
         return completion[close + len(THINK_CLOSE) :]
-    return None if opened_think or THINK_OPEN in completion else completion
+    return None if THINK_OPEN in completion else completion

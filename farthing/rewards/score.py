@@ -52,13 +52,12 @@ def score(
     accuracy_weight: float = 1.0,
     format_weight: float = 0.0,
     extract: str = "tags",
-    opened_think: bool = False,
 ) -> Reward:
-    """Reward of one completion. `extract` is a mode of `extract.py`; `opened_think`: the prompt ended with <think>."""
+    """Reward of one completion. `extract` is a mode of `extract.py`."""
     verifier = verifier_of(problem)
-    answer = extract_answer(completion, extract, opened_think)
+    answer = extract_answer(completion, extract)
     accuracy = 0.0 if answer is None else verifier(answer, problem)
-    format_reward = float(parse(completion, opened_think).is_well_formed)
+    format_reward = float(parse(completion).is_well_formed)
     parts = {"accuracy": accuracy_weight * accuracy, "format": format_weight * format_reward}
     return Reward(sum(parts.values()), accuracy, format_reward, answer, parts)
 
@@ -70,7 +69,6 @@ def score_all(
     accuracy_weight: float = 1.0,
     format_weight: float = 0.0,
     extract: str = "tags",
-    opened_think: bool = False,
 ) -> list[Reward]:
     """Rewards in order, one per (completion, problem). Equal completions of one problem are judged once."""
     seen: dict[tuple[str, int], Reward] = {}
@@ -84,7 +82,6 @@ def score_all(
                 accuracy_weight=accuracy_weight,
                 format_weight=format_weight,
                 extract=extract,
-                opened_think=opened_think,
             )
         rewards.append(seen[key])
     return rewards

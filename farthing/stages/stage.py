@@ -6,13 +6,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from farthing.checkpoint import CheckpointStore
+from farthing.checkpoint import CheckpointStore, load_state
 from farthing.config import EvalConfig, GrpoConfig, OptimConfig, RewardConfig, StageConfig
 from farthing.data.batches import Microbatch
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import TrainingDiverged
 from farthing.eval.evaluate import Evaluation, evaluate
+from farthing.manifest import damage, score_of, step_of
 from farthing.models.decoder import Decoder
 from farthing.models.huggingface import save_model, weights_sha256
 from farthing.optim import Optimizer, learning_rate
@@ -44,6 +45,8 @@ class Stage(Generic[ConfigT]):
     renderer: Renderer
     precision: Precision
     peak_flops: float
+    last_score: float | None = None
+    """Of the quick evaluation of the step done last, if it had one."""
 
     @property
     def seed(self) -> int:
@@ -90,9 +93,10 @@ class Stage(Generic[ConfigT]):
 
     def checkpoint(self, step: int, parts: Mapping[str, Stateful], score: float | None) -> None:
         """Saves when it is due, on the clock; a model with NaN in it is never saved."""
-        c = self.config.checkpoint
+        c, self.last_score = self.config.checkpoint, score
         if not self.run.checkpoint_due(step, c.every, self.config.num_steps):
             return
+        self.run.publish(step)
         with self.run.phase("checkpoint"):
             self.require_finite(step)
             state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
@@ -175,11 +179,26 @@ class Stage(Generic[ConfigT]):
             folder = self.run.stage_dir(self.name) / "model"
             facts = {"recipe": self.run.recipe.name, "stage": self.name, "seed": str(self.seed)}
             save_model(self.model, self.renderer.tokenizer, folder, facts)
-        result: dict[str, Any] = {"weights_sha256": weights_sha256(self.model), "metrics": dict(metrics)}
+            result: dict[str, Any] = {"weights_sha256": weights_sha256(self.model), "metrics": dict(metrics)}
+            if best := self._keep_best(facts):
+                result["best"] = best
         if evals:
             result["eval"] = evals
         self.run.end_stage(result)
         self.store().clear()
+
+    def _keep_best(self, facts: dict[str, str]) -> dict[str, Any] | None:
+        """Writes the best checkpoint's model to STAGE/best -> its step and score; None where the last model is as good."""
+        path = self.store().best() if self.config.checkpoint.keep_best else None
+        if path is None or damage(path) is not None:
+            return None
+        step, score = step_of(path), score_of(path)
+        if score is None or (self.last_score is not None and self.last_score >= score):
+            return None
+        self.model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
+        folder = self.run.stage_dir(self.name) / "best"
+        save_model(self.model, self.renderer.tokenizer, folder, facts | {"step": str(step)})
+        return {"step": step, "eval_accuracy": score}
 
 
 def held_out(stream: ProblemStream, config: EvalConfig | None) -> list[Problem]:

@@ -11,14 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from farthing.errors import DiskFull, ModelError
-from farthing.models.decoder import Decoder, init_weights
+from farthing.files import atomic_folder
+from farthing.models.decoder import Decoder
 from farthing.models.huggingface import (
-    atomic_folder,
     empty_decoder,
-    load_hf_state_dict,
     load_model,
     save_model,
-    state_dict_to_hf,
     weights_sha256,
     write_safetensors,
 )
@@ -104,20 +102,9 @@ def test_shards_load_like_one_file(theirs: Any, their_folder: Path, tmp_path: Pa
     assert weights_sha256(load_model(tmp_path / "shards")) == weights_sha256(load_model(their_folder))
 
 
-def test_state_dict_goes_there_and_back(model: Decoder, shape: ModelShape) -> None:
-    other = Decoder(shape)
-    init_weights(other, seed=9)
-    tensors = state_dict_to_hf(model)
-    load_hf_state_dict(other, tensors)
-    assert weights_sha256(other) == weights_sha256(model)
-    gone = dict(list(tensors.items())[1:])
-    with pytest.raises(ModelError, match=r"the state dict lacks the tensor model\.embed_tokens\.weight"):
-        load_hf_state_dict(other, gone)
-
-
 def test_empty_decoder_computes_like_a_built_one(model: Decoder, shape: ModelShape) -> None:
     empty = empty_decoder(shape, torch.float32)
-    load_hf_state_dict(empty, state_dict_to_hf(model))
+    empty.load_state_dict(model.state_dict())
     tokens = torch.arange(20)[None]
     with torch.no_grad():
         assert torch.equal(empty(tokens), model(tokens))

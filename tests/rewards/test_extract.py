@@ -51,15 +51,11 @@ def test_boxed(completion: str, answer: str | None) -> None:
         ("\uff14\uff12", None),
         ("<think>5</think> 6", "6"),
         ("<think>5", None),
+        ("5</think> 6", "6"),
     ],
 )
 def test_last_number(completion: str, answer: str | None) -> None:
     assert extract(completion, "last_number") == answer
-
-
-def test_opened_think_without_an_end_has_no_answer() -> None:
-    assert extract("5", "last_number", opened_think=True) is None
-    assert extract("5</think> 6", "text", opened_think=True) == "6"
 
 
 def test_long_answers_are_none() -> None:
@@ -71,9 +67,9 @@ def test_long_answers_are_none() -> None:
 @pytest.mark.parametrize("mode", ["tags", "boxed", "last_number", "text"])
 @pytest.mark.parametrize("piece", ["1,111", "1", "1.", ",", "-", r"\boxed{", "{", "<answer>", "1 "])
 def test_a_megabyte_is_linear(mode: str, piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     extract(piece * (1_000_000 // len(piece)), mode)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_unknown_mode() -> None:

@@ -16,12 +16,6 @@ def test_well_formed() -> None:
     assert (parsed.think, parsed.answer, parsed.is_well_formed) == ("2+2", "4", True)
 
 
-def test_opened_think() -> None:
-    parsed = parse("2+2</think><answer>4</answer>", opened_think=True)
-    assert (parsed.think, parsed.answer, parsed.is_well_formed) == ("2+2", "4", True)
-    assert not parse(GOOD, opened_think=True).is_well_formed
-
-
 @pytest.mark.parametrize(
     "completion",
     [
@@ -39,6 +33,7 @@ def test_opened_think() -> None:
         "<think>a<answer>4</answer></think>",
         "</think>a<think><answer>4</answer>",
         "<think>a</think><answer>4",
+        "a</think><answer>4</answer>",
     ],
 )
 def test_malformed(completion: str) -> None:
@@ -54,6 +49,6 @@ def test_well_formed_means_the_four_tags_once_in_order(pieces: list[str]) -> Non
 
 @pytest.mark.parametrize("piece", ["<think>", "<answer>", "<", "<think></think>", "</answer><answer>", " "])
 def test_a_megabyte_is_linear(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert not parse(piece * (1_000_000 // len(piece))).is_well_formed
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5

@@ -203,8 +203,6 @@ def test_reward_is_accuracy_plus_format() -> None:
     assert reward.parts == {"accuracy": 1.0, "format": 0.5}
     unformatted = score("so <answer>42</answer>", problem, format_weight=0.5)
     assert (unformatted.value, unformatted.format) == (1.0, 0.0)
-    opened = score("6*7</think><answer>42</answer>", problem, format_weight=0.5, opened_think=True)
-    assert opened.value == 1.5
 
 
 def test_score_all_keeps_order() -> None:

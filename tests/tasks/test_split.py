@@ -79,9 +79,9 @@ def test_a_dataset_leaves_global_random_state_alone() -> None:
 
 def test_a_thousand_draws_are_quick() -> None:
     task = open_task("gym:chain_sum")
-    start = time.perf_counter()
+    start = time.process_time()
     problems = {draw(task, "train", i, 0, 0.1).content_hash for i in range(1_000)}
-    assert time.perf_counter() - start < 2.0  # about 0.2 s on an idle core
+    assert time.process_time() - start < 2.0  # about 0.2 s on an idle core
     assert len(problems) > 950
 
 

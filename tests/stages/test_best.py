@@ -1,0 +1,31 @@
+"""The best checkpoint of a finished stage is a model folder that outlives its training state."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from farthing.artefact import open_artefact
+from farthing.checkpoint import CheckpointStore, load_state
+from farthing.manifest import score_of
+from tests.conftest import MICRO, farthing_here, farthing_json
+
+
+def test_the_best_checkpoint_becomes_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps 1 and 3 are evaluated and kept, the last, 4, is not; equal scores go to the later."""
+    monkeypatch.setattr(CheckpointStore, "clear", lambda _store: None)
+    run_dir = tmp_path / "run"
+    settings = ("--set", "r1_zero.num_steps=5", "--set", "r1_zero.eval.num_problems=2")
+    result = farthing_here("run", MICRO, "--run-dir", run_dir, "--plain", *settings)
+    assert result.returncode == 0, result.stderr
+    scores = {step: score_of(run_dir / "checkpoints" / "r1_zero" / f"step-{step:06d}") for step in (1, 3)}
+    step = max(scores, key=lambda s: (scores[s] or 0.0, s))
+    base, r1_zero = farthing_json("show", run_dir)["stages"]
+    assert r1_zero["best"] == {"step": step, "eval_accuracy": scores[step]}
+    assert "best" not in base
+    best = open_artefact(run_dir / "stages" / "r1_zero" / "best")
+    masters = load_state(run_dir / "checkpoints" / "r1_zero" / f"step-{step:06d}")["optimizer"]["masters"]
+    weights = best.model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in masters.items())
+    assert best.stage == "r1_zero"
+    assert not torch.equal(weights["norm.weight"], open_artefact(run_dir).model.norm.weight)
