@@ -51,7 +51,7 @@ class Linear(nn.Linear):
 
 def can_pack(weight: Tensor) -> bool:
     """fp32 on CPUs with oneDNN, bf16 where the CPU multiplies it."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported())
 
