@@ -82,8 +82,13 @@ class Run:
 
     def __enter__(self) -> "Run":
         self.dir.mkdir(parents=True, exist_ok=True)
-        self._lock()
-        self.info = self._identify()
+        try:
+            self._lock()
+            self.info = self._identify()
+        except BaseException:
+            if self._lock_file is not None:
+                self._lock_file.close()
+            raise
         self.ledger = Ledger.open(self.dir / "ledger.sqlite")
         book, today = load_price_book(), datetime.datetime.now(datetime.UTC).date()
         self.price: PriceRecord = book.price(self.recipe.device, today)

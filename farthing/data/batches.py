@@ -61,7 +61,11 @@ class _Unit:
     root: int
     """Tokens of the root: of the shared prompt, or of the whole row."""
     child: int
-    """Tokens of the longest child; 0 where there is one row alone."""
+    """Tokens of the longest child; 0 where there is one row alone, or no completion has a second token."""
+
+    @property
+    def is_group(self) -> bool:
+        return len(self.rows) > 1
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -76,7 +80,7 @@ def microbatches(rows: Sequence[Row], max_tokens: int, share_prompts: bool = Tru
     batches: list[Microbatch] = []
     chosen: list[_Unit] = []
     for unit in _units(rows, max_tokens, share_prompts):
-        if chosen and (bool(unit.child) != bool(chosen[0].child) or _size([*chosen, unit]) > max_tokens):
+        if chosen and (unit.is_group != chosen[0].is_group or _size([*chosen, unit]) > max_tokens):
             batches.append(_collate(rows, chosen))
             chosen = []
         chosen.append(unit)
@@ -90,7 +94,7 @@ def _units(rows: Sequence[Row], max_tokens: int, share_prompts: bool) -> Iterato
         prompt = tuple(row.tokens[: row.num_prompt]) if share_prompts else ()
         by_prompt.setdefault(prompt or (-1, i), []).append(i)
     units = [unit for members in by_prompt.values() for unit in _split(rows, members, max_tokens)]
-    return iter(sorted(units, key=lambda u: (not u.child, -u.child, -u.root, u.rows[0])))
+    return iter(sorted(units, key=lambda u: (not u.is_group, -u.child, -u.root, u.rows[0])))
 
 
 def _split(rows: Sequence[Row], members: list[int], max_tokens: int) -> Iterator[_Unit]:
@@ -101,15 +105,12 @@ def _split(rows: Sequence[Row], members: list[int], max_tokens: int) -> Iterator
         longest = len(rows[members[0]].tokens) - prompt - 1
         room = (max_tokens - round_up(prompt, ROUND_TOKENS)) // max(round_up(longest, ROUND_TOKENS), 1)
         part, members = members[: max(room, 1)], members[max(room, 1) :]
-        if len(part) == 1 or longest < 1:
-            yield from (_Unit([i], max(len(rows[i].tokens) - 1, 1), 0) for i in part)
-        else:
-            yield _Unit(part, prompt, longest)
+        yield _Unit(part, prompt, longest) if len(part) > 1 else _Unit(part, max(len(rows[part[0]].tokens) - 1, 1), 0)
 
 
 def _size(units: Sequence[_Unit]) -> int:
     """Places of the attention blocks, padding included."""
-    group = max(len(u.rows) for u in units) if units[0].child else 0
+    group = max(len(u.rows) for u in units) if units[0].is_group else 0
     root = round_up(max(u.root for u in units), ROUND_TOKENS)
     return len(units) * (root + group * round_up(max(u.child for u in units), ROUND_TOKENS))
 
@@ -130,7 +131,7 @@ def _collate(rows: Sequence[Row], units: Sequence[_Unit]) -> Microbatch:
             row = rows[i]
             start = max(row.num_prompt, 1)
             targets += row.tokens[start:]
-            if not unit.child:
+            if not unit.is_group:
                 sources += range(first + start - 1, first + len(row.tokens) - 1)
                 continue
             own = row.tokens[unit.root : -1]
@@ -140,7 +141,7 @@ def _collate(rows: Sequence[Row], units: Sequence[_Unit]) -> Microbatch:
             contexts += len(own) * unit.root + len(own) * (len(own) + 1) // 2
     num_flat = round_up(len(tokens) + 1, ROUND_FLAT)
     padding = [0] * (num_flat - len(tokens))
-    children = [[len(rows[i].tokens) - 1 - u.root for i in u.rows] if u.child else [] for u in units]
+    children = [[len(rows[i].tokens) - 1 - u.root for i in u.rows] if u.is_group else [] for u in units]
     chosen = [i for unit in units for i in unit.rows]
     counts = torch.tensor([len(rows[i].tokens) - max(rows[i].num_prompt, 1) for i in chosen])
     return Microbatch(

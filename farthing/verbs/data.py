@@ -15,7 +15,8 @@ from farthing.errors import DataError
 
 data = typer.Typer(
     name="data",
-    help="Build corpora that say what is in them: licences, duplicates, personal data, other models' output.",
+    help="Build corpora that say what is in them: licences, duplicates, personal data, other models' output.\n\n"
+    "[bold]Example[/bold]   farthing data build corpus.toml --out corpus",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )

@@ -5,7 +5,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Group runs into one account.", no_args_is_help=True)
+app = typer.Typer(
+    help="Group runs into one account.\n\n[bold]Example[/bold]   farthing project add projects/r1 runs/* --as experiment",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
 ProjectArg = Annotated[Path, typer.Argument(metavar="PROJECT", help="The project's folder; `add` makes it.")]
 
 

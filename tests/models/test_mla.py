@@ -105,7 +105,7 @@ def test_decoding_on_latents_equals_the_whole_forward_pass(model: Decoder) -> No
         cache = KVCache(model.shape, num_slots=3, num_positions=16, like=torch.zeros(1))
         cache.kv.fill_(1e3)  # what an earlier occupant left must not be seen
         for slot in range(3):
-            cache.place_prompt([slot], prompts, slot)
+            cache.place_prompt([slot], prompts, slot, number=slot)
         for step in range(5):
             at = torch.tensor(lengths) + step
             cache.begin_step(at, int(at.max()) + 1)
