@@ -40,11 +40,11 @@ class PackedAttention:
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
         """[1, T, ., .] -> [1, T, N, width of v]."""
-        flat = [x.squeeze(0) for x in (q_BTNH, k_BTKH, v_BTKH)]
-        if can_fuse(*flat):
-            return attend_segments(*flat, self.segments).unsqueeze(0)
+        q, k, v = (x.squeeze(0) for x in (q_BTNH, k_BTKH, v_BTKH))
+        if can_fuse(q, k, v):
+            return attend_segments(q, k, v, self.segments).unsqueeze(0)
         (R, U), (C, G, W) = self.roots, self.children
-        blocks = [_Reorder.apply(x, self.index, self.inverse, self.num_tokens) for x in flat]  # type: ignore[no-untyped-call]
+        blocks = [_Reorder.apply(x, self.index, self.inverse, self.num_tokens) for x in (q, k, v)]  # type: ignore[no-untyped-call]
         roots = [x[: R * U].view(R, U, *x.shape[1:]) for x in blocks]
         out = attend_causally(layer, *roots).flatten(0, 1)
         if C:
