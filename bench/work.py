@@ -8,13 +8,13 @@ import platformdirs
 
 from bench.canary import Counted
 from farthing.config import TaskConfig
+from farthing.files import read_json
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.families import shape_from_config
 from farthing.models.gguf import import_gguf, smollm2_gguf
 from farthing.models.huggingface import save_model
 from farthing.models.shape import ModelShape
 from farthing.renderer import Renderer
-from farthing.run import read_json
 from farthing.tasks.stream import ProblemStream
 from farthing.tokenizer import Tokenizer
 

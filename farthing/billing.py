@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from farthing.errors import RunError
+from farthing.files import read_json
 from farthing.ledger.account import Account, read_account
 from farthing.ledger.bill import Bill, make_bill
 from farthing.ledger.entries import Ledger
@@ -13,7 +14,6 @@ from farthing.ledger.entry import detail_of, usd_text
 from farthing.ledger.gains import gains, marginal
 from farthing.ledger.overhead import Overhead
 from farthing.ledger.projects import BOOK, is_project, members, open_project, project_account, refresh
-from farthing.run import read_json
 from farthing.summary import read_metrics, recipe_of
 
 CURVE_POINTS = 5000

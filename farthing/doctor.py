@@ -15,8 +15,8 @@ from rich.text import Text
 
 from farthing.config import CorpusStageConfig, GrpoConfig, Recipe
 from farthing.errors import LedgerError
+from farthing.files import read_json
 from farthing.manifest import damage
-from farthing.run import read_json
 from farthing.summary import bill_of, curves, damaged_lines, is_running, open_run, recipe_of
 from farthing.symptoms.corpus import CORPUS_CHECKS, not_finite
 from farthing.symptoms.curves import MIN_STEPS, SEVERITIES, Finding, StageCurves

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from farthing.errors import DiskFull, ModelError
+from farthing.errors import DiskFull, ModelError, RunError, disk_error
 
 
 @contextmanager
@@ -63,3 +63,43 @@ def read_model_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(loaded, dict):
         raise ModelError(f"{path} must hold a JSON object, got {type(loaded).__name__}; copy it again from its source")
     return loaded
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """One JSON line; half a line that a full disk or a power cut left is closed first. A full disk is a DiskFull."""
+    try:
+        with path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END) and not _ends_line(file):
+                file.write(b"\n")
+            file.write(json.dumps(row).encode() + b"\n")
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def _ends_line(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error}; is {path.parent} a run directory?") from error
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON ({error}); it was changed or cut short") from error

@@ -12,10 +12,11 @@ from farthing.data.corpora import corpus_digests
 from farthing.errors import RecipeError, TrainingDiverged
 from farthing.manifest import step_of
 from farthing.models import fused
+from farthing.origin import cpu_name
 from farthing.precision import DTYPES, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
-from farthing.run import Run, Watcher, cpu_name
+from farthing.run import Run, Watcher
 from farthing.sources import open_folder, source_model, use_threads
 from farthing.stages import grpo, pretrain
 from farthing.stages.stage import Stage

@@ -20,10 +20,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from farthing.config import GrpoConfig, StageConfig
 from farthing.errors import RunError
+from farthing.files import read_json
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import PHASES
 from farthing.metrics import METRICS
-from farthing.run import read_json
 from farthing.summary import curves, open_run, recipe_of
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"

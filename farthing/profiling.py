@@ -20,13 +20,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from farthing.config import GrpoConfig, Recipe, StageConfig
 from farthing.errors import RecipeError
+from farthing.files import read_json
 from farthing.ledger.entries import Ledger
 from farthing.models.families import shape_from_config
 from farthing.models.shape import ModelShape
 from farthing.pipeline import run_recipe
 from farthing.precision import resolve_precision
 from farthing.probe import read_bandwidth_bytes
-from farthing.run import Metrics, read_json
+from farthing.run import Metrics
 from farthing.sources import base_folder, scratch_model
 
 OPERATORS_SHOWN = 12
@@ -195,11 +196,11 @@ def phases(work: dict[str, dict[str, int]], num_steps: int, peak_flops: float) -
 
 
 def operators(profiled: Any) -> list[Operator]:
-    """The operators with most time of their own, the longest first."""
+    """All operators of the profiled step, those with most time of their own first."""
     rows = [(e.key, e.count, e.self_cpu_time_total / 1e6) for e in profiled.key_averages()]
     total = sum(seconds for _, _, seconds in rows)
     rows.sort(key=lambda row: -row[2])
-    return [Operator(name, calls, seconds, seconds / total) for name, calls, seconds in rows[:OPERATORS_SHOWN]]
+    return [Operator(name, calls, seconds, seconds / total) for name, calls, seconds in rows]
 
 
 def model_shape(recipe: Recipe, run_dir: Path) -> ModelShape:
@@ -228,7 +229,7 @@ def render(found: StepProfile, console: Console) -> None:
         table.add_row(phase.name, f"{phase.seconds:.3f}", f"{phase.share:.1%}", speed, mfu)
     console.print(table)
     table = Table("operator (one profiled step)", "calls", "own seconds", "share", box=None)
-    for operator in found.operators:
+    for operator in found.operators[:OPERATORS_SHOWN]:
         table.add_row(operator.name[:48], f"{operator.calls:,}", f"{operator.self_cpu_s:.3f}", f"{operator.share:.1%}")
     console.print(table)
     lines = [f"MFU {found.mfu:.1%} of the {found.matmul_peak_flops / 1e9:,.0f} GFLOP/s that a large matmul reaches here"]

@@ -12,11 +12,9 @@ run_dir/
 
 import datetime
 import fcntl
-import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -43,14 +41,15 @@ from farthing.errors import (
     LedgerError,
     RunError,
     RunLocked,
-    disk_error,
 )
+from farthing.files import append_line, read_json, write_json
 from farthing.ledger.charges import price_entries
 from farthing.ledger.entries import EntryFields, Ledger
 from farthing.ledger.prices import PriceRecord, RateRecord, load_price_book
 from farthing.ledger.projects import enter_run, open_project
 from farthing.ledger.totals import Totals
 from farthing.metrics import METRICS
+from farthing.origin import commit, cpu_name
 
 Metrics = dict[str, float]
 FORECAST_AFTER = 3
@@ -142,7 +141,7 @@ class Run:
             "seed": self.recipe.seed,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "farthing": __version__,
-            **_commit(),
+            **commit(),
             "versions": {p: metadata.version(p) for p in ("torch", "numpy", "tokenizers", "safetensors")},
             "machine": {"platform": platform.platform(), "cpu": cpu_name(), "cores": psutil.cpu_count(logical=False)},
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -394,27 +393,6 @@ class Run:
             self.message(f"the project {self.recipe.project} could not be brought up to date: {error}")
 
 
-def _commit() -> dict[str, Any]:
-    """The commit of the code that runs, and whether it was changed; None outside a git checkout."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-        state = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return {"commit": None, "dirty": None}
-    if head.returncode:
-        return {"commit": None, "dirty": None}
-    return {"commit": head.stdout.strip(), "dirty": bool(state.stdout.strip())}
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
@@ -424,43 +402,3 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 def _rounded(metrics: Metrics) -> Metrics:
     return {name: float(f"{value:.6g}") for name, value in metrics.items()}
-
-
-def append_line(path: Path, row: dict[str, Any]) -> None:
-    """One JSON line; half a line that a full disk or a power cut left is closed first. A full disk is a DiskFull."""
-    try:
-        with path.open("ab+") as file:
-            if file.seek(0, os.SEEK_END) and not _ends_line(file):
-                file.write(b"\n")
-            file.write(json.dumps(row).encode() + b"\n")
-    except OSError as error:
-        raise disk_error(path, error) from error
-
-
-def _ends_line(file: IO[bytes]) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomically: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise disk_error(path, error) from error
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error}; is {path.parent} a run directory?") from error
-    except ValueError as error:
-        raise RunError(f"{path} is not valid JSON ({error}); it was changed or cut short") from error

@@ -9,10 +9,10 @@ from typing import Any
 
 from farthing.config import Recipe, parse_recipe
 from farthing.errors import FarthingError, RunError
+from farthing.files import read_json
 from farthing.ledger.account import read_account
 from farthing.ledger.bill import Bill, make_bill
 from farthing.ledger.entries import Ledger
-from farthing.run import read_json
 
 LAST_METRICS = ("step", "at", "attempt", "stage")
 

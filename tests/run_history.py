@@ -8,9 +8,9 @@ from typing import Any
 
 from farthing.clock import Slice, Stamp, phase_entry
 from farthing.config import Recipe, load_recipe
+from farthing.files import append_line, write_json
 from farthing.ledger.entries import Ledger
 from farthing.ledger.prices import load_price_book
-from farthing.run import append_line, write_json
 
 TOML = """
 name = "history"

@@ -13,7 +13,7 @@ MAX_LINES = 500
 NO_ROOMS = {"utils", "util", "types", "helpers", "common", "misc"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("config", "recipes", "metrics", "ledger", "planner", "errors", "files", "manifest", "models.shape"),
+    ("config", "recipes", "metrics", "ledger", "planner", "errors", "files", "manifest", "models.shape", "origin"),
     ("data", "tasks", "tokenizer", "renderer", "models", "rewards", "advantage", "loss", "optim", "precision"),
     ("engine", "checkpoint", "sources"),
     ("rollout", "eval", "run", "clock", "attempt", "budget", "energy", "probe"),
@@ -27,10 +27,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 A name stands for all below it, unless a longer one is listed: `models.shape` is arithmetic that prices are made of."""
 
 TORCH_FREE = (
-    "config", "files", "manifest", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape", "cli",
+    "files", "manifest", "origin", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape", "cli",
     "clock", "attempt", "budget", "energy", "billing",
 )  # fmt: skip
-TORCH_FREE_ROOMS = ("ledger", "tasks", "rewards", "symptoms", "verbs", "planner")
+TORCH_FREE_ROOMS = ("config", "ledger", "tasks", "rewards", "symptoms", "verbs", "planner")
 
 
 def module_name(path: Path) -> str:

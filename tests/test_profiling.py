@@ -39,9 +39,11 @@ def test_shares_of_the_machine_are_shares(profiled: tuple[StepProfile, Path]) ->
 
 def test_operators_are_of_the_step_and_the_trace_opens(profiled: tuple[StepProfile, Path]) -> None:
     found, trace = profiled
+    # how the forward pass multiplies depends on the machine; the backward pass of a weight is a plain product on all of them
     assert {"aten::mm", "aten::addmm"} & {o.name for o in found.operators}
+    assert [o.self_cpu_s for o in found.operators] == sorted((o.self_cpu_s for o in found.operators), reverse=True)
     assert all(o.calls > 0 for o in found.operators)
-    assert sum(o.share for o in found.operators) <= 1
+    assert sum(o.share for o in found.operators) == pytest.approx(1)
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     assert {o.name for o in found.operators} <= names
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from farthing.config import Config, Count, Share, TaskConfig
+from farthing.config import Config, TaskConfig
+from farthing.config.base import Count, Share
 from farthing.errors import RecipeError
 
 UNKNOWN_LICENCES = frozenset({"", "unknown", "none", "noassertion", "other", "?", "n/a", "tbd"})

@@ -14,12 +14,13 @@ from farthing.data.corpus import Corpus
 from farthing.data.documents import DocumentStream, tokenise
 from farthing.engine.engine import Engine
 from farthing.errors import DataError, TrainingDiverged
+from farthing.files import append_line
 from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
 from farthing.models.moe import max_violation, update_balance
 from farthing.optim import Optimizer
-from farthing.run import Run, append_line
+from farthing.run import Run
 from farthing.stages.objective import Objective, Tally, Weights
 from farthing.stages.stage import Stage, Stateful, held_out, is_due, training_flops
 from farthing.tasks.problem import Problem

@@ -13,13 +13,14 @@ from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import TrainingDiverged
 from farthing.eval.evaluate import Evaluation, evaluate
+from farthing.files import append_line, read_json, write_json
 from farthing.manifest import damage, score_of, step_of
 from farthing.models.decoder import Decoder
 from farthing.models.huggingface import save_model, weights_sha256
 from farthing.optim import Optimizer, learning_rate
 from farthing.precision import Precision
 from farthing.renderer import Renderer
-from farthing.run import Run, append_line, read_json, write_json
+from farthing.run import Run
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 

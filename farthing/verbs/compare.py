@@ -30,7 +30,7 @@ def compare(
 
     rows, title = list(peers()), "Published runs"
     if run is not None:
-        from farthing.run import read_json
+        from farthing.files import read_json
         from farthing.summary import bill_of, open_run
 
         info = read_json(open_run(run) / "run.json")

@@ -65,7 +65,7 @@ def resolve(recipe: str, run_dir: Path | None, overrides: list[str], seed: int |
     if (path / "run.json").is_file():
         if overrides or seed is not None or run_dir is not None:
             raise RecipeError(f"{path} is a run directory: it resumes as it began, without --set, --seed or --run-dir")
-        from farthing.run import read_json
+        from farthing.files import read_json
 
         return parse_recipe(read_json(path / "recipe.json"), where=str(path / "recipe.json")), path
     resolved = load_recipe(recipe, overrides, seed)

@@ -1,0 +1,36 @@
+"""A recipe file and its overrides -> one typed, complete `Recipe`. Unknown keys fail and name the closest. No torch here.
+
+The order of the tables under [stages] is the order of the run. `extends = "name"` starts from another recipe; tables merge,
+everything else is replaced.
+"""
+
+from farthing.config.base import Config
+from farthing.config.loading import load_recipe, parse_recipe, shipped_recipes
+from farthing.config.model import ModelConfig, PromptConfig, ShapeConfig, TokenizerConfig
+from farthing.config.parts import (
+    BudgetConfig,
+    CheckpointConfig,
+    EvalConfig,
+    OptimConfig,
+    RewardConfig,
+    TaskConfig,
+)
+from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
+from farthing.config.stages import (
+    AnyStage,
+    CorpusStageConfig,
+    ExpertsConfig,
+    GrpoConfig,
+    MtpConfig,
+    PretrainConfig,
+    SftConfig,
+    StageConfig,
+    StyleConfig,
+)
+
+__all__ = [
+    "AnyStage", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig", "ExpertsConfig", "GrpoConfig",
+    "HardwareConfig", "ModelConfig", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe",
+    "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TokenizerConfig", "load_recipe",
+    "parse_recipe", "shipped_recipes",
+]  # fmt: skip

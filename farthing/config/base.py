@@ -1,0 +1,31 @@
+"""What every table of a recipe is: frozen, typed, and strict about the keys it knows."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Config(BaseModel):
+    """Base of every table: frozen, and a key it does not know is an error with the closest one named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}{closest(key, cls.model_fields)}")
+        return data
+
+
+def closest(word: str, allowed: Sequence[str] | Mapping[str, Any]) -> str:
+    matches = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; allowed: {', '.join(sorted(allowed))}"

@@ -1,0 +1,66 @@
+"""A whole recipe, complete, and its digest."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from farthing.config.base import Config, Count
+from farthing.config.model import ModelConfig, PromptConfig
+from farthing.config.parts import BudgetConfig
+from farthing.config.stages import AnyStage
+from farthing.models.shape import ModelShape
+
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
+
+
+class HardwareConfig(Config):
+    """For pricing a recipe that does not run here; `device` names its price."""
+
+    num_devices: Count
+    peak_tflops: Annotated[float, Field(gt=0)]
+    """Dense bf16, of one device."""
+    bandwidth_gb_s: Annotated[float, Field(gt=0)]
+    source: str
+    prompt_tokens: Count = 128
+    """Mean length of a prompt."""
+
+
+class Recipe(BudgetConfig):
+    """A whole run, complete: what `farthing run --dry-run` prints and the run directory keeps."""
+
+    name: str
+    description: str = ""
+    expect: str = ""
+    """What to expect: figure, time, machine."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0: one for each physical core."""
+    precision: PrecisionChoice = "auto"
+    """Of weights in compute; masters are fp32 always. auto: bf16 where the hardware is faster at it."""
+    device: str = "local-cpu"
+    """Key of the price book's record for what the run holds."""
+    storage: str = "storage/local-disk"
+    """Key of the price book's record for what keeps the run directory, by the GB-month."""
+    project: str = ""
+    """Folder of the project whose account this run is on; see `farthing project`."""
+    runnable: bool = True
+    """False: a published setting to dry-run and price, too big for an ordinary machine."""
+    model: ModelConfig
+    prompt: PromptConfig = PromptConfig()
+    hardware: HardwareConfig | None = None
+    planned_shape: ModelShape | None = None
+    """The model's shape where its weights are not at hand."""
+    stages: Annotated[dict[str, AnyStage], Field(min_length=1)]
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of everything that decides the result; words for people and money are left out."""
+        money = {"budget_usd", "budget_hours"}
+        no_part = {"description", "expect", "storage", "project", *money}
+        decisive = self.model_dump(mode="json", exclude=no_part)
+        for stage in decisive["stages"].values():
+            for key in (*money, "purpose"):
+                del stage[key]
+        text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
