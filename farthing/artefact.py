@@ -7,6 +7,7 @@ import torch
 
 from farthing.checkpoint import CheckpointStore, load_state
 from farthing.config import PromptConfig, Recipe
+from farthing.config.graph import SOURCE, model_input
 from farthing.engine.engine import Engine
 from farthing.errors import ModelError
 from farthing.models.decoder import Decoder
@@ -51,6 +52,8 @@ def _from_run(run_dir: Path) -> Artefact:
     """The newest checkpoint of the stage in progress, else the model of the last stage that is done."""
     recipe = recipe_of(run_dir)
     for stage in reversed(recipe.stages):
+        if recipe.stages[stage].leaves != "model":
+            continue
         folder = run_dir / "stages" / stage / "model"
         if folder.is_dir():
             model, tokenizer = open_folder(folder, DTYPES[resolve_precision(recipe.precision)])
@@ -62,7 +65,11 @@ def _from_run(run_dir: Path) -> Artefact:
 
 
 def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> Artefact:
-    model, tokenizer = source_model(recipe.model, recipe.seed, run_dir, torch.float32)
+    start = model_input(recipe.stages, stage)
+    if start == SOURCE:
+        model, tokenizer = source_model(recipe.model, recipe.seed, run_dir, torch.float32)
+    else:
+        model, tokenizer = open_folder(run_dir / "stages" / start / "model", torch.float32)
     model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
     model.to(DTYPES[resolve_precision(recipe.precision)])
     return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)

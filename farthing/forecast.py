@@ -7,6 +7,7 @@ it is counted FLOPs over an assumed share of the device's published peak. Either
 import datetime
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +17,18 @@ from farthing.config import CorpusStageConfig, GrpoConfig, Recipe, StageConfig
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
+from farthing.rerun import Action, plan_stages
 
 GIB = 1 << 30
+TO_RUN = ("run", "resume", "again")
+WORDS: dict[Action, str] = {
+    "keep": "done, and kept",
+    "run": "",
+    "resume": "begun, and goes on: ",
+    "again": "runs again: ",
+    "leave": "left out",
+}
+"""Before the cost of a stage."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,9 @@ class StageForecast:
     """Upper end: every completion as long as the recipe allows."""
     usd: Decimal
     memory_gib: float
+    action: Action
+    """What a run in the directory named would do with the stage; kept stages cost nothing."""
+    why: str
 
 
 @dataclass(frozen=True)
@@ -48,11 +62,11 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        return sum(s.seconds for s in self.stages)
+        return sum(s.seconds for s in self.stages if s.action in TO_RUN)
 
     @property
     def usd(self) -> Decimal:
-        return sum((s.usd for s in self.stages), Decimal(0))
+        return sum((s.usd for s in self.stages if s.action in TO_RUN), Decimal(0))
 
     def to_json(self) -> dict[str, Any]:
         stages = [asdict(s) | {"usd": str(s.usd)} for s in self.stages]
@@ -80,17 +94,17 @@ class Forecast:
         console.print(f"cache {self.cache_bytes_per_token:,} bytes per token, {share}", highlight=False)
         for stage in self.stages:
             console.print(f"[bold]{stage.name}[/bold] ({stage.kind}): {stage.arithmetic}", highlight=False)
-            console.print(
-                f"  at most {duration(stage.seconds)}, ${stage.usd:.4f}, about {stage.memory_gib:.2f} GiB",
-                highlight=False,
-            )
+            cost = f"at most {duration(stage.seconds)}, ${stage.usd:.4f}, about {stage.memory_gib:.2f} GiB"
+            why = f"{stage.why}; " if stage.why else ""
+            console.print(f"  {WORDS[stage.action]}{why}{cost if stage.action in TO_RUN else ''}", highlight=False)
         console.print(f"together at most {duration(self.seconds)} and ${self.usd:.4f}", highlight=False)
         for line in self.assumptions:
             console.print(f"  - {line}", style="dim", highlight=False)
 
 
-def dry_run(recipe: Recipe) -> Forecast:
-    """Probes (where the recipe can run here), counts and prices; writes nothing."""
+def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "") -> Forecast:
+    """Probes (where the recipe can run here), counts and prices what is still to do in `run_dir`; writes nothing."""
+    planned = {p.name: p for p in plan_stages(recipe, run_dir, only, again_from)}
     price = load_price_book().price(recipe.device, datetime.date.today())
     speed = probe_speed(recipe) if recipe.runnable else assumed_speed(recipe)
     stages = []
@@ -98,7 +112,8 @@ def dry_run(recipe: Recipe) -> Forecast:
         seconds = stage_seconds(config, speed)
         usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour)
         memory = memory_bytes(config, speed) / GIB
-        stages.append(StageForecast(name, config.kind, arithmetic(config), seconds, usd, memory))
+        action, why = planned[name].action, planned[name].why
+        stages.append(StageForecast(name, config.kind, arithmetic(config), seconds, usd, memory, action, why))
     against = against_budgets(recipe, stages)
     assumptions = [
         *speed.assumptions,

@@ -1,31 +1,47 @@
-"""A recipe and a run directory -> its stages in order, each starting from the model the one before it left."""
+"""A recipe and a run directory -> its stages in order, each from the artefacts of those that it reads (config/graph.py)."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from farthing.checkpoint import CheckpointStore
-from farthing.config import GrpoConfig, PretrainConfig, Recipe, StageConfig
+from farthing.config import CorpusStageConfig, GrpoConfig, PretrainConfig, Recipe
+from farthing.config.graph import SOURCE, model_input
 from farthing.data.corpora import corpus_digests
-from farthing.errors import RecipeError, TrainingDiverged
+from farthing.errors import RecipeError, RunError, TrainingDiverged
 from farthing.manifest import step_of
 from farthing.models import fused
+from farthing.models.decoder import Decoder
+from farthing.models.huggingface import weights_sha256
 from farthing.origin import cpu_name
-from farthing.precision import DTYPES, resolve_precision
+from farthing.precision import DTYPES, Precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
+from farthing.rerun import Planned, clear_forced, forget_forced, plan_stages, remember_forced
 from farthing.run import Run, Watcher
 from farthing.sources import open_folder, source_model, use_threads
 from farthing.stages import grpo, pretrain
 from farthing.stages.stage import Stage
 from farthing.tasks.spec import parse_spec
 from farthing.tasks.stream import ProblemStream
+from farthing.tokenizer import Tokenizer
+
+TRAIN: dict[str, Callable[[Stage[Any]], None]] = {
+    "pretrain": pretrain.train,
+    "sft": pretrain.train,
+    "grpo": grpo.train,
+}
+"""Kind of stage -> its loop."""
 
 
-def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
-    """Runs, or goes on with, every stage of `recipe` in `run_dir`; finished stages are not touched."""
+def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher], only: str = "", again_from: str = "") -> None:
+    """Runs, or goes on with, the stages of `recipe` in `run_dir`; what is done and has not changed is not touched.
+
+    `only`: this stage alone. `again_from`: this stage and all that depend on it, whether or not they changed.
+    """
     if not recipe.runnable:
         raise RecipeError(
             f"{recipe.name} is a published setting to plan with, not to run here; price it with "
@@ -33,8 +49,9 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
         )
     use_threads(recipe.threads)
     with Run(run_dir, recipe, watchers) as run:
+        plan = plan_stages(recipe, run_dir, only, again_from)
         precision = resolve_precision(recipe.precision)
-        run.open_attempt(*progress(run, recipe))
+        run.open_attempt(*progress(run, recipe, plan))
         with run.phase("setup"):
             check_tasks(recipe)
             run.same_inputs(input_digests(recipe))
@@ -42,37 +59,65 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
             run.same_machine(cpu=cpu_name(), kernels=kernels, precision=precision, threads=torch.get_num_threads())
             peak_flops = run.machine_fact(f"matmul_peak_flops_{precision}", lambda: matmul_peak_flops(precision))
             run.note_device(cpu_name(), peak_flops, f"measured: {precision} matrix product")
-        done: str | None = None
-        for name, config in recipe.stages.items():
-            if run.result(name) is None:
-                with run.phase("setup"):
-                    if done is None:
-                        model, tokenizer = source_model(recipe.model, recipe.seed, run.dir, DTYPES[precision])
-                    else:
-                        model, tokenizer = open_folder(run.stage_dir(done) / "model", DTYPES[precision])
-                    renderer = Renderer(tokenizer, recipe.prompt.template, recipe.prompt.instruction, recipe.prompt.prefill)
-                    stage: Stage[Any] = Stage(run, name, config, model, renderer, precision, peak_flops)
-                _train(stage, config)
-            done = name
-            run.stop_if_asked()
+        remember_forced(recipe, run_dir, again_from)
+        for planned in plan:
+            if planned.action == "again":
+                run.supersede(planned.name, planned.why)
+        for planned in plan:
+            if planned.action in ("run", "again", "resume"):
+                _run_stage(run, planned, precision, peak_flops)
+                run.stop_if_asked()
+        clear_forced(run_dir)
 
 
-def progress(run: Run, recipe: Recipe) -> tuple[str, int]:
+def _run_stage(run: Run, planned: Planned, precision: Precision, peak_flops: float) -> None:
+    recipe, name = run.recipe, planned.name
+    config = recipe.stages[name]
+    with run.phase("setup"):
+        forget_forced(run.dir, name)
+        run.open_stage(name, planned.key)
+        model, tokenizer = open_input(run, model_input(recipe.stages, name), precision)
+        renderer = Renderer(tokenizer, recipe.prompt.template, recipe.prompt.instruction, recipe.prompt.prefill)
+        stage: Stage[Any] = Stage(run, name, config, model, renderer, precision, peak_flops)
+    _train(stage)
+
+
+def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
+    """The model that stage `name` left, or the recipe's own; RunError where it is not the one that the stage wrote."""
+    if name == SOURCE:
+        return source_model(run.recipe.model, run.recipe.seed, run.dir, DTYPES[precision])
+    result = run.result(name)
+    assert result is not None, "the plan runs a stage after all that it reads"
+    folder = run.stage_dir(name) / "model"
+    model, tokenizer = open_folder(folder, DTYPES[precision])
+    if weights_sha256(model) != result["weights_sha256"]:
+        raise RunError(
+            f"the weights in {folder} are not those that stage {name} wrote (their sha256 differs); put them back, or make "
+            f"them again with --from {name}"
+        )
+    return model, tokenizer
+
+
+def progress(run: Run, recipe: Recipe, plan: list[Planned]) -> tuple[str, int]:
     """(stage, last step that is kept): where this attempt goes on; (stage, -1) at the start of a stage."""
-    for name, config in recipe.stages.items():
-        store = CheckpointStore(run.checkpoints_dir(name), config.checkpoint.keep_last, False, run.message)
-        if run.result(name) is None:
+    for planned in plan:
+        config = recipe.stages[planned.name]
+        store = CheckpointStore(run.checkpoints_dir(planned.name), config.checkpoint.keep_last, False, run.message)
+        if planned.action == "keep":
+            store.clear()
+        elif planned.action == "resume":
             newest = store.newest()
-            return name, -1 if newest is None else step_of(newest)
-        store.clear()
-    return name, config.num_steps - 1
+            return planned.name, -1 if newest is None else step_of(newest)
+        elif planned.action in ("run", "again"):
+            return planned.name, -1
+    return planned.name, config.num_steps - 1
 
 
 def check_tasks(recipe: Recipe) -> None:
     """Opens every stage's tasks: a typo in the last one must not be found after hours of the first."""
     limit = recipe.model.shape.max_positions if recipe.model.shape else None
     for name, config in recipe.stages.items():
-        if not config.tasks:  # it trains on a corpus
+        if not isinstance(config, CorpusStageConfig | GrpoConfig) or not config.tasks:  # it trains on a corpus
             continue
         stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
         if config.eval is not None:
@@ -86,7 +131,8 @@ def check_tasks(recipe: Recipe) -> None:
 
 def input_digests(recipe: Recipe) -> dict[str, str]:
     """sha256 of the files that the recipe's tasks read, and of the corpora and the tokenizer it is trained with."""
-    specs = [parse_spec(task.spec, task.config) for config in recipe.stages.values() for task in config.tasks]
+    asked = [config for config in recipe.stages.values() if isinstance(config, CorpusStageConfig | GrpoConfig)]
+    specs = [parse_spec(task.spec, task.config) for config in asked for task in config.tasks]
     paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
     if recipe.model.tokenizer.folder:
         paths.add(Path(recipe.model.tokenizer.folder) / "tokenizer.json")
@@ -96,12 +142,9 @@ def input_digests(recipe: Recipe) -> dict[str, str]:
     return digests | corpus_digests(sorted(corpora))
 
 
-def _train(stage: Stage[Any], config: StageConfig) -> None:
+def _train(stage: Stage[Any]) -> None:
     try:
-        if isinstance(config, GrpoConfig):
-            grpo.train(stage)
-        else:
-            pretrain.train(stage)
+        TRAIN[stage.config.kind](stage)
     except TrainingDiverged as error:
         kept = stage.store().newest()
         back = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint of this stage yet"

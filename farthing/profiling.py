@@ -19,6 +19,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from farthing.config import GrpoConfig, Recipe, StageConfig
+from farthing.config.graph import SOURCE, model_input
 from farthing.errors import RecipeError
 from farthing.files import read_json
 from farthing.ledger.entries import Ledger
@@ -156,7 +157,12 @@ def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | N
         raise RecipeError(f"{recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
     config = recipe.stages[name]
     # one more than is run: what ends a stage (its model, its folder) is no part of a step
-    short = {"num_steps": num_steps + 3, "eval": None, "checkpoint": config.checkpoint.model_copy(update={"every": 0})}
+    short = {
+        "start_from": "",
+        "num_steps": num_steps + 3,
+        "eval": None,
+        "checkpoint": config.checkpoint.model_copy(update={"every": 0}),
+    }
     changed: dict[str, Any] = {"stages": {name: config.model_copy(update=short)}}
     if base is not None:
         changed["model"] = recipe.model.model_copy(update={"source": str(base), "shape": None})
@@ -165,10 +171,10 @@ def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | N
 
 def model_before(recipe: Recipe, stage: str | None, run_dir: Path) -> Path | None:
     """The model that the stage before `stage` left in a run directory; None where there is none yet."""
-    names = list(recipe.stages)
-    index = len(names) - 1 if stage is None else names.index(stage) if stage in names else 0
-    folder = run_dir / "stages" / names[index - 1] / "model"
-    return folder if index > 0 and folder.is_dir() else None
+    name = stage or list(recipe.stages)[-1]
+    before = model_input(recipe.stages, name) if name in recipe.stages else SOURCE
+    folder = run_dir / "stages" / before / "model"
+    return folder if before != SOURCE and folder.is_dir() else None
 
 
 def phase_work(run_dir: Path, stage: str, steps: range) -> dict[str, dict[str, int]]:

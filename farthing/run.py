@@ -6,14 +6,16 @@ run_dir/
   metrics.jsonl             one line a step, with the attempt that made it
   samples.jsonl             some rollouts of every evaluation, to read
   checkpoints/STAGE/        training state, while the stage runs
-  stages/STAGE/             model/ (a Hugging Face folder) and result.json, once it is done; best/ where an earlier
-                            model did better in a quick evaluation
+  stages/STAGE/             stage.json says under which key it runs; model/ (a Hugging Face folder), data.jsonl or table.json,
+                            and result.json, once it is done; best/ where an earlier model did better in a quick evaluation
+  superseded/               what stages had made before their recipe changed
 """
 
 import datetime
 import fcntl
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -32,6 +34,7 @@ from farthing.attempt import artefact_entry, bury_dead_attempt, charge_run_dir, 
 from farthing.budget import Budget, Spent, budget_error, reached
 from farthing.clock import PhaseClock, Slice, process_age_ns
 from farthing.config import Recipe, StageConfig, parse_recipe
+from farthing.config.graph import decisive, inputs_of
 from farthing.energy import find_meter
 from farthing.errors import (
     BudgetReached,
@@ -50,6 +53,7 @@ from farthing.ledger.projects import enter_run, open_project
 from farthing.ledger.totals import Totals
 from farthing.metrics import METRICS
 from farthing.origin import commit, cpu_name
+from farthing.rerun import differences
 
 Metrics = dict[str, float]
 FORECAST_AFTER = 3
@@ -151,16 +155,18 @@ class Run:
         return info
 
     def _same_recipe(self, info: dict[str, Any]) -> None:
-        if info["recipe_sha256"] == self.recipe.digest():
-            # a budget or a project may have changed: what a later `farthing run RUN` reads is the newest
-            write_json(self.dir / "recipe.json", self.recipe.model_dump(mode="json"))
-            return
-        old = parse_recipe(read_json(self.dir / "recipe.json"), where=str(self.dir / "recipe.json"))
-        changed = _differences(old.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
-        raise RunError(
-            f"{self.dir} holds a run of another recipe; different: {', '.join(changed[:8]) or 'nothing we can name'}. "
-            "Give the command it was started with to resume it, or another --run-dir to start a new run"
-        )
+        """Stages may have changed, and then run again (rerun.py); what decides all of them may not."""
+        if info["recipe_sha256"] != self.recipe.digest():
+            old = parse_recipe(read_json(self.dir / "recipe.json"), where=str(self.dir / "recipe.json"))
+            if changed := differences(old.common(), self.recipe.common()):
+                raise RunError(
+                    f"{self.dir} holds a run of another recipe; different: {', '.join(changed[:8])}. "
+                    "Give the command it was started with to resume it, or another --run-dir to start a new run"
+                )
+            info["recipe_sha256"] = self.recipe.digest()
+            write_json(self.dir / "run.json", info)
+        # a budget, a project or a stage may have changed: what a later `farthing run RUN` reads is the newest
+        write_json(self.dir / "recipe.json", self.recipe.model_dump(mode="json"))
 
     # while it runs ---------------------------------------------------------------------------------------------------
 
@@ -222,6 +228,26 @@ class Run:
                 raise RunError(f"{path} has changed since this run began; put it back, or start a new run in another --run-dir")
         write_json(self.dir / "run.json", self.info)
 
+    def supersede(self, stage: str, why: str) -> None:
+        """Moves what a stage had made out of the way, to run it again; its cost stays on the bill."""
+        self._clock.flush()
+        folder = self.stage_dir(stage)
+        if folder.is_dir():
+            key = read_json(folder / "stage.json")["key"]
+            kept = self.dir / "superseded" / f"{stage}-{key[:12]}-{self.attempt}"
+            kept.parent.mkdir(exist_ok=True)
+            folder.rename(kept)
+        shutil.rmtree(self.checkpoints_dir(stage), ignore_errors=True)
+        append_line(self.dir / "metrics.jsonl", {"attempt": self.attempt, "stage": stage, "step": -1, "superseded": why})
+        self.message(f"{stage} runs again: {why}")
+
+    def open_stage(self, stage: str, key: str) -> None:
+        """Notes under which key the stage runs, before it makes anything."""
+        keys = self.recipe.keys()
+        inputs = {other: keys[other] for other in inputs_of(self.recipe.stages, stage)}
+        content = {"key": key, "config": decisive(self.recipe.stages[stage]), "inputs": inputs}
+        write_json(self.stage_dir(stage) / "stage.json", content)
+
     def begin_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
         """The stage's state is in place and `first_step` comes next."""
         self._clock.flush()
@@ -234,8 +260,9 @@ class Run:
         """Writes the stage's result: from here on it is done and will not run again."""
         path = self.stage_dir(self.stage) / "result.json"
         write_json(path, result)
+        made = sorted(p for p in path.parent.glob("*.json*") if p.name != path.name and not p.name.startswith("eval_"))
         model = sorted(p for p in (path.parent / "model").glob("*") if p.is_file())
-        self.note_artefact("stage", [path, *model], weights_sha256=str(result.get("weights_sha256", "")))
+        self.note_artefact("stage", [path, *made, *model], weights_sha256=str(result.get("weights_sha256", "")))
         self._clock.stage, self._clock.step, self._clock.purpose = "", -1, "train"
 
     def steps(self, num_steps: int, first: int) -> Iterator[int]:
@@ -391,13 +418,6 @@ class Run:
         except (FarthingError, OSError) as error:
             # the run's own ledger has it all: `farthing project add` enters it later
             self.message(f"the project {self.recipe.project} could not be brought up to date: {error}")
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
-    return [] if old == new else [f"{path} ({old!r} -> {new!r})"]
 
 
 def _rounded(metrics: Metrics) -> Metrics:

@@ -74,9 +74,12 @@ def _is_json(line: str) -> bool:
 
 
 def curves(run_dir: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Stage -> step -> metrics; where a step was done twice (after a kill), the last attempt's."""
+    """Stage -> step -> metrics; of a step done twice (after a kill) and of a stage run again, the last one's."""
     stages: dict[str, dict[int, dict[str, Any]]] = {}
     for row in read_metrics(run_dir):
+        if "superseded" in row:
+            stages.pop(row["stage"], None)
+            continue
         stages.setdefault(row["stage"], {})[row["step"]] = row
     return {name: dict(sorted(steps.items())) for name, steps in stages.items()}
 
@@ -151,7 +154,7 @@ def _stage(
         "num_steps": num_steps,
         "seconds": cost["held_s"] if cost else 0.0,
         "usd": cost["usd"] if cost else str(Decimal(0)),
-        "weights_sha256": result["weights_sha256"] if result else None,
+        "weights_sha256": result.get("weights_sha256") if result else None,
         "metrics": metrics | (result["metrics"] if result else {}),
     }
     best = {"best": result["best"]} if result and "best" in result else {}

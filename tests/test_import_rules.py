@@ -13,7 +13,7 @@ MAX_LINES = 500
 NO_ROOMS = {"utils", "util", "types", "helpers", "common", "misc"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("config", "recipes", "metrics", "ledger", "planner", "errors", "files", "manifest", "models.shape", "origin"),
+    ("config", "recipes", "metrics", "ledger", "planner", "errors", "files", "manifest", "models.shape", "origin", "rerun"),
     ("data", "tasks", "tokenizer", "renderer", "models", "rewards", "advantage", "loss", "optim", "precision"),
     ("engine", "checkpoint", "sources"),
     ("rollout", "eval", "run", "clock", "attempt", "budget", "energy", "probe"),
@@ -27,8 +27,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 A name stands for all below it, unless a longer one is listed: `models.shape` is arithmetic that prices are made of."""
 
 TORCH_FREE = (
-    "files", "manifest", "origin", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape", "cli",
-    "clock", "attempt", "budget", "energy", "billing",
+    "files", "manifest", "origin", "rerun", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape",
+    "cli", "clock", "attempt", "budget", "energy", "billing",
 )  # fmt: skip
 TORCH_FREE_ROOMS = ("config", "ledger", "tasks", "rewards", "symptoms", "verbs", "planner")
 

@@ -170,10 +170,10 @@ def test_a_finished_run_is_not_run_again(finished_run: Path) -> None:
 
 
 def test_another_recipe_is_refused(finished_run: Path) -> None:
-    args = ("run", MICRO, "--run-dir", finished_run, "--set", "r1_zero.num_prompts=8")
+    args = ("run", MICRO, "--run-dir", finished_run, "--set", "model.shape.width=64")
     result = farthing_here(*args)
     assert result.returncode == 3
-    assert "stages.r1_zero.num_prompts (4 -> 8)" in result.stderr
+    assert "model.shape.width (32 -> 64)" in result.stderr
 
 
 @SLOW

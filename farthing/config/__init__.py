@@ -1,7 +1,7 @@
 """A recipe file and its overrides -> one typed, complete `Recipe`. Unknown keys fail and name the closest. No torch here.
 
-The order of the tables under [stages] is the order of the run. `extends = "name"` starts from another recipe; tables merge,
-everything else is replaced.
+The order of the tables under [stages] is the order of the run; which stage reads what another makes is in graph.py.
+`extends = "name"` starts from another recipe; tables merge, everything else is replaced.
 """
 
 from farthing.config.base import Config
@@ -26,11 +26,12 @@ from farthing.config.stages import (
     SftConfig,
     StageConfig,
     StyleConfig,
+    TrainConfig,
 )
 
 __all__ = [
     "AnyStage", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig", "ExpertsConfig", "GrpoConfig",
     "HardwareConfig", "ModelConfig", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe",
-    "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TokenizerConfig", "load_recipe",
-    "parse_recipe", "shipped_recipes",
+    "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TokenizerConfig", "TrainConfig",
+    "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from farthing.config.base import closest
 from farthing.config.recipe import Recipe
-from farthing.config.stages import GrpoConfig, PretrainConfig, SftConfig
+from farthing.config.stages import STAGE_KINDS
 from farthing.errors import RecipeError
 
 
@@ -115,7 +115,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _location(location: tuple[int | str, ...]) -> str:
-    kinds = {get_args(s.model_fields["kind"].annotation)[0] for s in (PretrainConfig, SftConfig, GrpoConfig)}
+    kinds = {get_args(s.model_fields["kind"].annotation)[0] for s in STAGE_KINDS}
     return ".".join(str(part) for part in location if part not in kinds) or "recipe"
 
 

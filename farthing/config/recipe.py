@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from farthing.config.base import Config, Count
+from farthing.config.graph import check_graph, decisive, stage_keys
 from farthing.config.model import ModelConfig, PromptConfig
 from farthing.config.parts import BudgetConfig
 from farthing.config.stages import AnyStage
@@ -54,13 +55,23 @@ class Recipe(BudgetConfig):
     """The model's shape where its weights are not at hand."""
     stages: Annotated[dict[str, AnyStage], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _stages_fit_together(self) -> "Recipe":
+        check_graph(self.stages)
+        return self
+
     def digest(self) -> str:
         """sha256 of the canonical JSON of everything that decides the result; words for people and money are left out."""
-        money = {"budget_usd", "budget_hours"}
-        no_part = {"description", "expect", "storage", "project", *money}
-        decisive = self.model_dump(mode="json", exclude=no_part)
-        for stage in decisive["stages"].values():
-            for key in (*money, "purpose"):
-                del stage[key]
-        text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+        content = self.common() | {"stages": {name: decisive(config) for name, config in self.stages.items()}}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def common(self) -> dict[str, Any]:
+        """What decides every stage's result alike."""
+        return self.model_dump(
+            mode="json", exclude={"description", "expect", "storage", "project", "stages", "budget_usd", "budget_hours"}
+        )
+
+    def keys(self) -> dict[str, str]:
+        """Stage -> the key that names what it makes; see graph.py."""
+        return stage_keys(self.stages, self.common())

@@ -1,24 +1,41 @@
 """The tables under [stages], one class for every kind of stage."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from farthing.config.base import Config, Count, NonNegative, Share
 from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, OptimConfig, RewardConfig, TaskConfig
 
+Leaves = Literal["model", "reward_model", "data", "table"]
+
 
 class StageConfig(BudgetConfig):
     """What every stage has."""
 
+    leaves: ClassVar[Leaves] = "model"
+    """What the stage leaves behind for others to read."""
+
+    start_from: str = ""
+    """Stage whose model this one starts from, or "source", the recipe's [model]. Empty: the nearest stage above that leaves a
+    model, else "source"."""
     purpose: Literal["train", "data", "experiment"] = "train"
     """What its time counts as on the bill."""
-    optim: OptimConfig
     num_steps: Count
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def reads(self) -> list[str]:
+        """Stages whose artefacts this one reads besides the model it starts from."""
+        return []
+
+
+class TrainConfig(StageConfig):
+    """A stage that changes weights."""
+
+    optim: OptimConfig
     max_microbatch_tokens: Count = 8192
     """Tokens, padding included, in one forward pass."""
     recompute_activations: bool = False
-    checkpoint: CheckpointConfig = CheckpointConfig()
 
 
 class StyleConfig(Config):
@@ -57,7 +74,7 @@ class MtpConfig(Config):
     """Share of the steps after which `later_weight` holds; V3: after 10 of 14.8 trillion tokens."""
 
 
-class CorpusStageConfig(StageConfig):
+class CorpusStageConfig(TrainConfig):
     """What pretrain and sft share: documents made of a question and a completion."""
 
     tasks: Annotated[list[TaskConfig], Field(min_length=1)]
@@ -97,7 +114,7 @@ class SftConfig(CorpusStageConfig):
     experts: ExpertsConfig = ExpertsConfig(balance_speed=0)
 
 
-class GrpoConfig(StageConfig):
+class GrpoConfig(TrainConfig):
     """R1-Zero's reinforcement learning; the defaults follow the paper where a size does not matter."""
 
     kind: Literal["grpo"]
@@ -142,5 +159,7 @@ class GrpoConfig(StageConfig):
             raise ValueError("overlong_buffer must be smaller than max_completion_tokens")
         return self
 
+
+STAGE_KINDS: tuple[type[StageConfig], ...] = (PretrainConfig, SftConfig, GrpoConfig)
 
 AnyStage = Annotated[PretrainConfig | SftConfig | GrpoConfig, Field(discriminator="kind")]

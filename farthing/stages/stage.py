@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore, load_state
 from farthing.config import EvalConfig, GrpoConfig, OptimConfig, RewardConfig, StageConfig
 from farthing.data.batches import Microbatch
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
-from farthing.errors import TrainingDiverged
+from farthing.errors import RunError, TrainingDiverged
 from farthing.eval.evaluate import Evaluation, evaluate
 from farthing.files import append_line, read_json, write_json
 from farthing.manifest import damage, score_of, step_of
@@ -56,7 +58,7 @@ class Stage(Generic[ConfigT]):
     # before the loop -------------------------------------------------------------------------------------------------
 
     def optimizer(self) -> Optimizer:
-        o = self.config.optim
+        o = self._optim
         return Optimizer(
             self.model,
             self.precision,
@@ -66,8 +68,14 @@ class Stage(Generic[ConfigT]):
             clip_norm=o.clip_norm,
         )
 
+    @property
+    def _optim(self) -> OptimConfig:
+        config: Any = self.config
+        optim: OptimConfig = config.optim
+        return optim
+
     def learning_rate(self, step: int) -> float:
-        o: OptimConfig = self.config.optim
+        o = self._optim
         return learning_rate(
             step,
             peak=o.learning_rate,
@@ -89,6 +97,18 @@ class Stage(Generic[ConfigT]):
         first = 0 if last is None else last.step + 1
         self.run.begin_stage(self.name, self.config, first)
         return first
+
+    def file_of(self, stage: str) -> Path:
+        """The file that another stage left. RunError where it is not, byte for byte, what that stage wrote."""
+        result = self.run.result(stage)
+        assert result is not None, "the plan runs a stage after all that it reads"
+        path = self.run.stage_dir(stage) / str(result["file"])
+        if not path.is_file() or file_sha256(path) != result["sha256"]:
+            raise RunError(
+                f"{path} is not what stage {stage} wrote (its sha256 differs, or it is gone); put it back, or make it again "
+                f"with --from {stage}"
+            )
+        return path
 
     # in the loop -------------------------------------------------------------------------------------------------------
 
@@ -186,6 +206,12 @@ class Stage(Generic[ConfigT]):
         if evals:
             result["eval"] = evals
         self.run.end_stage(result)
+        self.store().clear()
+
+    def finish_file(self, name: str, metrics: Mapping[str, float], **more: Any) -> None:
+        """The same for a stage whose result is one file, data.jsonl or table.json, that lies in its folder already."""
+        digest = file_sha256(self.run.stage_dir(self.name) / name)
+        self.run.end_stage({"file": name, "sha256": digest, "metrics": dict(metrics), **more})
         self.store().clear()
 
     def _keep_best(self, facts: dict[str, str]) -> dict[str, Any] | None:

@@ -27,11 +27,13 @@ class ToyTask:
 
 
 def open_toy(spec: TaskSpec) -> Task:
-    from farthing.tasks.toy import GENERATORS
+    from farthing.tasks.toy import GENERATORS as REASONING
+    from farthing.tasks.toy_general import GENERATORS as GENERAL
 
-    if spec.name not in GENERATORS:
-        raise unknown("toy generator", spec.name, GENERATORS, "Correct the task's name.")
-    generator = GENERATORS[spec.name]
+    generators = REASONING | GENERAL
+    if spec.name not in generators:
+        raise unknown("toy generator", spec.name, generators, "Correct the task's name.")
+    generator = generators[spec.name]
     check_config(spec, list(inspect.signature(generator).parameters)[1:])
     task = ToyTask(spec, generator)
     try:

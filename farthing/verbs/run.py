@@ -19,6 +19,8 @@ def run(
     run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; default runs/NAME-sSEED.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="stage.key=value, as often as needed.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; default the recipe's.")] = None,
+    only: Annotated[str, typer.Option(metavar="STAGE", help="Run this stage alone; what it reads must be done.")] = "",
+    again_from: Annotated[str, typer.Option("--from", metavar="STAGE", help="Run it and all that depend on it again.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it would take.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live table, for logs.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write curves for tensorboard.")] = False,
@@ -32,14 +34,16 @@ def run(
       farthing run r1-zero-tiny --seed 1 --set r1_zero.num_steps=30
       farthing run my.toml --run-dir runs/mine --plain > log.txt
       farthing run r1-zero-smollm2 --dry-run
+      farthing run r1-zero-tiny --set r1_zero.group_size=16    (only r1_zero runs again)
 
-    Ctrl-C stops after the step with a checkpoint, twice stops at once; the same command goes on either way.
+    Where the recipe of a stage has changed, that stage and those that depend on it run again, and nothing else; --dry-run says
+    which. Ctrl-C stops after the step with a checkpoint, twice stops at once; the same command goes on either way.
     """
     resolved, directory = resolve(recipe, run_dir, overrides or [], seed)
     if dry_run:
         from farthing.forecast import dry_run as forecast_run
 
-        forecast = forecast_run(resolved)
+        forecast = forecast_run(resolved, directory, only, again_from)
         print_json(forecast.to_json()) if as_json else forecast.render(console)
         return
     from farthing.live import LiveTable, PlainLines, TensorBoard
@@ -50,10 +54,10 @@ def run(
         # unbuffered: a log must be readable while the run goes on
         out = sys.stderr if as_json else sys.stdout
         lines = PlainLines(lambda text: print(text, file=out, flush=True))
-        run_recipe(resolved, directory, [lines, *watchers])
+        run_recipe(resolved, directory, [lines, *watchers], only, again_from)
     else:
         with LiveTable(console) as table:
-            run_recipe(resolved, directory, [table, *watchers])
+            run_recipe(resolved, directory, [table, *watchers], only, again_from)
     print_summary(directory, as_json)
 
 

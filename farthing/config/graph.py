@@ -1,0 +1,80 @@
+"""The stages of a recipe -> who reads whose artefacts, in which order, and the key that names what each one makes.
+
+A stage's key is a digest of everything that decides its result: its own table, the seed, and the keys of what it reads. Two
+runs of a stage under one key make the same bytes on the same machine, so a stage whose key has not changed need not run again.
+"""
+
+import graphlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from farthing.config.base import closest
+from farthing.config.stages import StageConfig
+
+SOURCE = "source"
+"""In place of a stage's name: the model of the recipe's [model] table."""
+NOT_DECISIVE = ("budget_usd", "budget_hours", "purpose", "checkpoint")
+"""Keys of a stage that change what it costs or keeps on the way, not what it makes."""
+
+
+def model_input(stages: Mapping[str, StageConfig], name: str) -> str:
+    """The stage whose model `name` starts from, or SOURCE."""
+    if stages[name].start_from:
+        return stages[name].start_from
+    above = list(stages)[: list(stages).index(name)]
+    return next((other for other in reversed(above) if stages[other].leaves == "model"), SOURCE)
+
+
+def inputs_of(stages: Mapping[str, StageConfig], name: str) -> list[str]:
+    """Every stage that `name` reads, each once."""
+    found = [model_input(stages, name), *stages[name].reads()]
+    return [other for other in dict.fromkeys(found) if other != SOURCE]
+
+
+def dependents(stages: Mapping[str, StageConfig], changed: Iterable[str]) -> set[str]:
+    """`changed` and every stage that reads, directly or not, what one of them makes."""
+    found = set(changed)
+    for name in stages:
+        if found & set(inputs_of(stages, name)):
+            found.add(name)
+    return found
+
+
+def check_graph(stages: Mapping[str, StageConfig]) -> None:
+    """ValueError where a stage reads one that does not exist, that comes later, or that reads it in turn."""
+    for name in stages:
+        for other in inputs_of(stages, name):
+            if other not in stages:
+                raise ValueError(
+                    f"stage {name!r} reads {other!r}, and there is no such stage{closest(other, [SOURCE, *stages])}"
+                )
+    try:
+        graphlib.TopologicalSorter({name: inputs_of(stages, name) for name in stages}).prepare()
+    except graphlib.CycleError as error:
+        raise ValueError(f"stages read each other in a circle: {' <- '.join(error.args[1])}; break it") from error
+    order = list(stages)
+    for name in stages:
+        for other in inputs_of(stages, name):
+            if order.index(other) > order.index(name):
+                raise ValueError(
+                    f"stage {name!r} reads {other!r}, which comes after it; stages run in the recipe's order: move it up"
+                )
+
+
+def decisive(config: StageConfig) -> dict[str, Any]:
+    """The stage's table without what does not change its result."""
+    return config.model_dump(mode="json", exclude=set(NOT_DECISIVE))
+
+
+def stage_keys(stages: Mapping[str, StageConfig], common: Mapping[str, Any]) -> dict[str, str]:
+    """Stage -> its key; `common` is what decides every stage alike (seed, precision, prompt, the source model)."""
+    keys: dict[str, str] = {}
+    for name, config in stages.items():
+        inputs = {other: keys[other] for other in inputs_of(stages, name)}
+        starts = {"model": model_input(stages, name)}
+        content = {"name": name, "stage": decisive(config), "starts": starts, "inputs": inputs, "common": dict(common)}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        keys[name] = hashlib.sha256(text.encode()).hexdigest()
+    return keys
