@@ -5,6 +5,19 @@ The order of the tables under [stages] is the order of the run; which stage read
 """
 
 from farthing.config.base import Config
+from farthing.config.collecting import (
+    AskedConfig,
+    ColdStartConfig,
+    CollectConfig,
+    EndpointConfig,
+    EndpointPriceConfig,
+    ExampleConfig,
+    GeneralConfig,
+    JudgeConfig,
+    RejectionSamplingConfig,
+    TeacherConfig,
+)
+from farthing.config.kinds import AnyStage
 from farthing.config.loading import load_recipe, parse_recipe, shipped_recipes
 from farthing.config.model import ModelConfig, PromptConfig, ShapeConfig, TokenizerConfig
 from farthing.config.parts import (
@@ -12,12 +25,12 @@ from farthing.config.parts import (
     CheckpointConfig,
     EvalConfig,
     OptimConfig,
+    ReadabilityConfig,
     RewardConfig,
     TaskConfig,
 )
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
-    AnyStage,
     CorpusStageConfig,
     ExpertsConfig,
     GrpoConfig,
@@ -30,8 +43,10 @@ from farthing.config.stages import (
 )
 
 __all__ = [
-    "AnyStage", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig", "ExpertsConfig", "GrpoConfig",
-    "HardwareConfig", "ModelConfig", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe",
-    "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TokenizerConfig", "TrainConfig",
-    "load_recipe", "parse_recipe", "shipped_recipes",
+    "AnyStage", "AskedConfig", "BudgetConfig", "CheckpointConfig", "ColdStartConfig", "CollectConfig", "Config",
+    "CorpusStageConfig", "EndpointConfig", "EndpointPriceConfig", "EvalConfig", "ExampleConfig", "ExpertsConfig",
+    "GeneralConfig", "GrpoConfig", "HardwareConfig", "JudgeConfig", "ModelConfig", "MtpConfig", "OptimConfig",
+    "PrecisionChoice", "PretrainConfig", "PromptConfig", "ReadabilityConfig", "Recipe", "RejectionSamplingConfig",
+    "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TeacherConfig",
+    "TokenizerConfig", "TrainConfig", "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from farthing.config.base import closest
+from farthing.config.kinds import STAGE_KINDS
 from farthing.config.recipe import Recipe
-from farthing.config.stages import STAGE_KINDS
+from farthing.config.stages import is_file
 from farthing.errors import RecipeError
 
 
@@ -70,14 +71,25 @@ def _read_table(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _make_paths_absolute(table: Mapping[str, Any], folder: Path) -> None:
-    """In place: the files that tasks name are those below `folder`. What is no valid table is left for the checks."""
+    """In place: the files that stages name are those below `folder`. What is no valid table is left for the checks."""
     stages = table.get("stages")
     for stage in stages.values() if isinstance(stages, dict) else ():
-        tasks = stage.get("tasks") if isinstance(stage, dict) else None
-        for task in tasks if isinstance(tasks, list) else ():
+        for part in (stage, *(stage.get(key) for key in ("general", "teacher", "judge"))) if isinstance(stage, dict) else ():
+            if isinstance(part, dict):
+                _make_part_absolute(part, folder)
+
+
+def _make_part_absolute(part: dict[str, Any], folder: Path) -> None:
+    for key in ("tasks", "eval_tasks"):
+        for task in part[key] if isinstance(part.get(key), list) else ():
             spec = task.get("spec") if isinstance(task, dict) else None
             if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
                 task["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+    for key in ("data", "files"):
+        if isinstance(part.get(key), list):
+            part[key] = [str(folder / name) if isinstance(name, str) and is_file(name) else name for name in part[key]]
+    if part.get("folder") and isinstance(part["folder"], str):
+        part["folder"] = str(folder / part["folder"])
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

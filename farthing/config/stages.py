@@ -10,9 +10,15 @@ from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, Op
 Leaves = Literal["model", "reward_model", "data", "table"]
 
 
+def is_file(name: str) -> bool:
+    """Whether an entry of `data` is a file rather than a stage."""
+    return name.endswith(".jsonl")
+
+
 class StageConfig(BudgetConfig):
     """What every stage has."""
 
+    not_decisive: ClassVar[tuple[str, ...]] = ("budget_usd", "budget_hours", "purpose", "checkpoint")
     leaves: ClassVar[Leaves] = "model"
     """What the stage leaves behind for others to read."""
 
@@ -90,6 +96,11 @@ class CorpusStageConfig(TrainConfig):
     mtp: MtpConfig = MtpConfig()
     """For models with multi-token prediction."""
 
+    @property
+    def asked(self) -> list[TaskConfig]:
+        """The tasks that the evaluation's problems are of."""
+        return self.tasks
+
 
 class PretrainConfig(CorpusStageConfig):
     kind: Literal["pretrain"]
@@ -110,8 +121,47 @@ class PretrainConfig(CorpusStageConfig):
 
 
 class SftConfig(CorpusStageConfig):
+    """Fine-tuning on whole completions: of tasks, rendered in styles, or of samples that other stages and files hold."""
+
     kind: Literal["sft"]
+    tasks: list[TaskConfig] = []
+    data: list[str] = []
+    """Instead of tasks: stages that leave samples (cold_start, rejection_sampling) and JSONL files (PATH.jsonl). `test_share`
+    of the questions, by their content, is held out for the loss."""
+    num_steps: Annotated[int, Field(ge=0)] = 0
+    """With `data`, 0: as many as num_epochs take."""
+    num_epochs: Annotated[int, Field(ge=0)] = 0
+    """Times that every sample of `data` is trained on, in another order each; the paper: 2 to 3."""
+    too_long: Literal["error", "drop"] = "error"
+    """What becomes of samples of `data` with more tokens than the model has positions; those dropped are counted."""
+    eval_tasks: list[TaskConfig] = []
+    """With `data`: whose held-out problems `eval` asks."""
     experts: ExpertsConfig = ExpertsConfig(balance_speed=0)
+
+    @property
+    def asked(self) -> list[TaskConfig]:
+        return self.tasks or self.eval_tasks
+
+    @property
+    def data_stages(self) -> list[str]:
+        return [name for name in self.data if not is_file(name)]
+
+    def reads(self) -> list[str]:
+        return self.data_stages
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "SftConfig":
+        if bool(self.tasks) == bool(self.data):
+            raise ValueError("an sft stage has either `tasks` or `data`")
+        if self.tasks and (self.num_epochs or not self.num_steps):
+            raise ValueError("with `tasks`, which never end, give num_steps and no num_epochs")
+        if self.data and bool(self.num_steps) == bool(self.num_epochs):
+            raise ValueError("with `data`, give either num_epochs or num_steps")
+        if self.tasks and self.eval_tasks:
+            raise ValueError("eval_tasks belongs to `data`; with `tasks` their own held-out problems are asked. Leave it out")
+        if self.data and (self.eval is None) != (not self.eval_tasks):
+            raise ValueError("with `data`, `eval` and `eval_tasks` go together: give both or neither")
+        return self
 
 
 class GrpoConfig(TrainConfig):
@@ -158,8 +208,3 @@ class GrpoConfig(TrainConfig):
         if self.overlong_buffer >= self.max_completion_tokens:
             raise ValueError("overlong_buffer must be smaller than max_completion_tokens")
         return self
-
-
-STAGE_KINDS: tuple[type[StageConfig], ...] = (PretrainConfig, SftConfig, GrpoConfig)
-
-AnyStage = Annotated[PretrainConfig | SftConfig | GrpoConfig, Field(discriminator="kind")]
