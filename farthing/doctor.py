@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from farthing.config import CorpusStageConfig, GrpoConfig, Recipe
+from farthing.config import AskingStage, GrpoConfig, Recipe
 from farthing.errors import LedgerError
 from farthing.files import read_json
 from farthing.manifest import damage
@@ -188,7 +188,7 @@ def _eval_share(recipe: Recipe, bill: dict[str, Any]) -> Finding | None:
 
 
 def _cheaper_eval(stage: str, config: Any) -> str:
-    assert isinstance(config, GrpoConfig | CorpusStageConfig)
+    assert isinstance(config, AskingStage)
     if config.eval is None:
         return ""
     e = config.eval

@@ -8,16 +8,19 @@ import datetime
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 
 from farthing.budget import Budget, Spent
-from farthing.config import CorpusStageConfig, GrpoConfig, Recipe, StageConfig
+from farthing.config import AskingStage, CorpusStageConfig, DistillConfig, GrpoConfig, Recipe, StageConfig
+from farthing.config.graph import SOURCE
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
 from farthing.rerun import Action, plan_stages
+from farthing.sources import stage_shape
 
 GIB = 1 << 30
 TO_RUN = ("run", "resume", "again")
@@ -109,14 +112,17 @@ def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "")
     speed = probe_speed(recipe) if recipe.runnable else assumed_speed(recipe)
     stages = []
     for name, config in recipe.stages.items():
-        seconds = stage_seconds(config, speed)
+        here, teacher = speeds_of(recipe, name, speed)
+        seconds = stage_seconds(config, here, teacher)
         usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour)
-        memory = memory_bytes(config, speed) / GIB
+        memory = memory_bytes(config, here, teacher) / GIB
         action, why = planned[name].action, planned[name].why
         stages.append(StageForecast(name, config.kind, arithmetic(config), seconds, usd, memory, action, why))
     against = against_budgets(recipe, stages)
+    others = any(recipe.origin_of(name) != SOURCE for name in recipe.stages)
     assumptions = [
         *speed.assumptions,
+        *(["stages with a model of their own are taken to be as fast in FLOPs as the recipe's"] if others else []),
         *against,
         f"{price.device} at ${price.usd_per_device_hour} per device-hour ({price.date})",
     ]
@@ -143,6 +149,16 @@ def against_budgets(recipe: Recipe, stages: list[StageForecast]) -> list[str]:
     return [f"at most {share:.0%} of {what}; at 100% the run stops with a checkpoint" for what, share in used.items()]
 
 
+def speeds_of(recipe: Recipe, name: str, speed: Speed) -> tuple[Speed, Speed | None]:
+    """(of the stage's own model, of the teacher that it asks)."""
+    config = recipe.stages[name]
+    with TemporaryDirectory() as scratch:
+        here = speed if recipe.origin_of(name) == SOURCE else speed.at(stage_shape(recipe, Path(scratch), name))
+        if not isinstance(config, DistillConfig) or config.method == "sft":
+            return here, None
+        return here, speed.at(stage_shape(recipe, Path(scratch), config.teacher))
+
+
 def arithmetic(config: StageConfig) -> str:
     """The sizes of a step in words."""
     if isinstance(config, GrpoConfig):
@@ -154,6 +170,16 @@ def arithmetic(config: StageConfig) -> str:
             f"{config.max_microbatch_tokens:,} tokens; {config.num_steps:,} steps = "
             f"{config.num_steps * rollouts:,} rollouts of {config.num_steps * config.num_prompts:,} prompts"
         )
+    if isinstance(config, DistillConfig):
+        rows = f"{config.batch_samples} samples"
+        if config.method == "on_policy":
+            rollouts = config.num_prompts * config.group_size
+            rows = f"{config.num_prompts} prompts x {config.group_size} completions = {rollouts:,} of the student's rollouts"
+        passes = f", fewer where {config.epochs:g} passes over the data take fewer" if config.epochs else ""
+        return (
+            f"{rows} a step in microbatches of at most {config.max_microbatch_tokens:,} tokens; {config.num_steps:,} "
+            f"steps{passes}"
+        )
     assert isinstance(config, CorpusStageConfig)
     return (
         f"{config.batch_documents} documents a step in microbatches of at most {config.max_microbatch_tokens:,} "
@@ -161,42 +187,44 @@ def arithmetic(config: StageConfig) -> str:
     )
 
 
-def stage_seconds(config: StageConfig, speed: Speed) -> float:
-    """Steps plus evaluations at the speed given."""
-    prompt = speed.prompt_tokens
+def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
+    """Steps plus evaluations at the speed given; samples of a teacher are taken at the length of the longest completion."""
+    assert isinstance(config, AskingStage)
+    prompt, length = speed.prompt_tokens, config.max_completion_tokens
     if isinstance(config, GrpoConfig):
         rollouts = config.num_prompts * config.group_size
-        length = config.max_completion_tokens
         step = rollouts * length / speed.sampled_per_s + rollouts * (prompt + length) / speed.trained_per_s
+    elif isinstance(config, DistillConfig):
+        rollouts = config.num_prompts * config.group_size if config.method == "on_policy" else 0
+        tokens = (rollouts or config.batch_samples) * (prompt + length)
+        step = rollouts * length / speed.sampled_per_s + tokens / speed.trained_per_s
+        step += tokens / (3 * teacher.trained_per_s) if teacher is not None else 0
     else:
-        assert isinstance(config, CorpusStageConfig)
-        length = config.max_completion_tokens
         step = config.batch_documents * speed.document_tokens / speed.trained_per_s
     total = config.num_steps * step
-    if config.eval is not None:
-        full = config.eval.num_problems * config.eval.samples * (2 if isinstance(config, GrpoConfig) else 1)
+    if config.eval is not None and config.tasks:
+        full = config.eval.num_problems * config.eval.samples * (1 if isinstance(config, CorpusStageConfig) else 2)
         quick = config.num_steps // config.eval.every * config.eval.quick_problems if config.eval.every else 0
         total += (full + quick) * length / speed.sampled_per_s
     return total
 
 
-def memory_bytes(config: StageConfig, speed: Speed) -> float:
-    """Weights, masters, gradients, two moments, the reference, the larger of activations and key/value cache."""
+def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
+    """Weights, masters, gradients, two moments, the reference or the teacher, activations and key/value cache."""
     shape: ModelShape = speed.shape
     per_param = 16 + (2 if speed.bytes_per_weight == 2 else 0)
-    is_grpo = isinstance(config, GrpoConfig)
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:
         per_param += speed.bytes_per_weight
     layer_values = 14 * shape.width + 4 * shape.active_ffn_width + 4 * shape.num_heads * shape.head_width
     layers = 1 if config.recompute_activations else shape.num_layers
     activations = config.max_microbatch_tokens * layer_values * layers * speed.bytes_per_weight
     cache = 0
-    if is_grpo:
-        assert isinstance(config, GrpoConfig)
+    if isinstance(config, GrpoConfig) or (isinstance(config, DistillConfig) and config.method == "on_policy"):
         slots = min(config.num_slots, config.num_prompts * config.group_size)
         positions = speed.prompt_tokens + config.max_completion_tokens
         cache = int(slots * positions * shape.cache_bytes_per_token(speed.bytes_per_weight))
-    return (shape.num_params() + shape.mtp_params()) * per_param + activations + cache
+    frozen = teacher.shape.num_params() * teacher.bytes_per_weight if teacher is not None else 0
+    return (shape.num_params() + shape.mtp_params()) * per_param + frozen + activations + cache
 
 
 def duration(seconds: float) -> str:

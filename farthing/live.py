@@ -18,6 +18,7 @@ from farthing.run import Metrics
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "loss": ("loss", "{:.3f}"),
+    "distill_kl": ("to teacher", "{:.3f}"),
     "reward": ("reward", "{:.3f}"),
     "accuracy": ("correct", "{:.1%}"),
     "eval_accuracy": ("held-out", "{:.1%}"),

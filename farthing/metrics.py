@@ -40,5 +40,9 @@ METRICS: dict[str, Metric] = {
     "balance_loss": Metric("", "sequence-wise balance loss before its coefficient, mean over layers; 1 is even"),
     "max_violation": Metric("", "MaxVio of the worst layer: busiest expert above its share of the step, as a part of it"),
     "max_violation_mean": Metric("", "MaxVio, mean over layers; each layer's own in expert_loads.jsonl"),
+    "distill_kl": Metric("nats", "mean divergence of student from teacher per completion token, of the kind the recipe says"),
+    "distill_ce": Metric("nats", "mean cross-entropy of the data's tokens under the student"),
+    "samples": Metric("samples", "samples trained on so far, each pass counted"),
+    "epochs": Metric("passes", "passes over the samples so far"),
     "documents": Metric("documents", "documents trained on so far"),
 }

@@ -18,7 +18,7 @@ from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from farthing.config import GrpoConfig, StageConfig
+from farthing.config import DistillConfig, GrpoConfig, StageConfig
 from farthing.errors import RunError
 from farthing.files import read_json
 from farthing.ledger.entries import Ledger
@@ -111,6 +111,12 @@ CORPUS_PANELS = (
     Panel("Gradient norm", (Line("grad_norm"),)),
     Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)),
 )  # fmt: skip
+DISTILL_HERO = Panel("Loss", (Line("loss", "loss"), Line("distill_kl", "divergence from the teacher", ORANGE)))
+DISTILL_PANELS = (
+    Panel("Accuracy", (Line("accuracy", "training"), Line("eval_accuracy", "held out", VERMILION, is_sparse=True))),
+    Panel("Entropy", (Line("entropy"),)),
+    Panel("Speed", (Line("rollout_tokens_per_s", "sampling"), Line("train_tokens_per_s", "training", GREEN))),
+)
 
 
 def plot_run(run_dir: Path, out_dir: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
@@ -198,6 +204,8 @@ def _stage(
 ) -> None:
     is_grpo = isinstance(config, GrpoConfig)
     hero, panels = (GRPO_HERO, GRPO_PANELS) if is_grpo else (CORPUS_HERO, CORPUS_PANELS)
+    if isinstance(config, DistillConfig):
+        hero, panels = DISTILL_HERO, DISTILL_PANELS
     cells = place.subgridspec(2 if is_grpo else 1, COLUMNS, wspace=0.42, hspace=0.42)
     large = figure.add_subplot(cells[:, :2])
     draw(large, hero, rows, config.num_steps)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from farthing.config import GrpoConfig, Recipe
+from farthing.config import GrpoConfig, Recipe, StageConfig
+from farthing.config.graph import SOURCE
 from farthing.data.batches import Row, microbatches
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -65,12 +66,19 @@ class Speed:
     num_devices: int
     assumptions: list[str]
 
+    def at(self, shape: ModelShape) -> "Speed":
+        """For a model of another shape, as fast in FLOPs."""
+        context = self.prompt_tokens + self.document_tokens / 2
+        faster = self.shape.forward_flops(1000, context) / shape.forward_flops(1000, context)
+        sampled, trained = self.sampled_per_s * faster, self.trained_per_s * faster
+        return self if shape == self.shape else replace(self, shape=shape, sampled_per_s=sampled, trained_per_s=trained)
+
 
 def probe_speed(recipe: Recipe) -> Speed:
     """Samples and trains a little with the recipe's real model and prompts; nothing of it is kept."""
     use_threads(recipe.threads)
     precision = resolve_precision(recipe.precision)
-    config: Any = list(recipe.stages.values())[-1]
+    config: Any = _probed_stage(recipe)
     with TemporaryDirectory() as scratch:
         model, tokenizer = source_model(recipe.model, recipe.seed, Path(scratch), DTYPES[precision])
         model.to(DTYPES[precision])
@@ -111,6 +119,12 @@ def probe_speed(recipe: Recipe) -> Speed:
     )
 
 
+def _probed_stage(recipe: Recipe) -> StageConfig:
+    """The last that works on the recipe's own model."""
+    own = [config for name, config in recipe.stages.items() if recipe.origin_of(name) == SOURCE]
+    return own[-1] if own else list(recipe.stages.values())[-1]
+
+
 def _train_once(model: Decoder, rows: list[Row], max_tokens: int) -> None:
     for batch in microbatches(rows, max_tokens):
         logprobs_BT, _ = completion_logprobs(model, batch)
@@ -136,7 +150,7 @@ def assumed_speed(recipe: Recipe) -> Speed:
     hardware, shape = recipe.hardware, recipe.planned_shape
     if hardware is None or shape is None:
         raise RecipeError(f"{recipe.name} does not run here, so to price it the recipe needs [hardware] and [planned_shape]")
-    config = list(recipe.stages.values())[-1]
+    config = _probed_stage(recipe)
     prompt = hardware.prompt_tokens
     # a document of a corpus is counted as a prompt, and is trained on whole
     new_tokens, slots = (config.max_completion_tokens, config.num_slots) if isinstance(config, GrpoConfig) else (0, 1)

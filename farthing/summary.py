@@ -151,7 +151,7 @@ def _stage(
         "kind": kind,
         "status": "complete" if result else "started" if cost or steps else "waiting",
         "steps_done": max(steps) + 1 if steps else 0,
-        "num_steps": num_steps,
+        "num_steps": result.get("num_steps", num_steps) if result else num_steps,
         "seconds": cost["held_s"] if cost else 0.0,
         "usd": cost["usd"] if cost else str(Decimal(0)),
         "weights_sha256": result.get("weights_sha256") if result else None,

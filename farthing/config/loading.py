@@ -9,8 +9,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from farthing.config.base import closest
+from farthing.config.kinds import STAGE_KINDS
 from farthing.config.recipe import Recipe
-from farthing.config.stages import STAGE_KINDS
 from farthing.errors import RecipeError
 
 
@@ -70,7 +70,7 @@ def _read_table(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _make_paths_absolute(table: Mapping[str, Any], folder: Path) -> None:
-    """In place: the files that tasks name are those below `folder`. What is no valid table is left for the checks."""
+    """In place: the files that tasks and `data` name are those below `folder`. What is no valid table is left for the checks."""
     stages = table.get("stages")
     for stage in stages.values() if isinstance(stages, dict) else ():
         tasks = stage.get("tasks") if isinstance(stage, dict) else None
@@ -78,6 +78,9 @@ def _make_paths_absolute(table: Mapping[str, Any], folder: Path) -> None:
             spec = task.get("spec") if isinstance(task, dict) else None
             if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
                 task["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+        data = stage.get("data") if isinstance(stage, dict) else None
+        if isinstance(data, list):
+            stage["data"] = [str(folder / x) if isinstance(x, str) and x.endswith(".jsonl") else x for x in data]
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from farthing.config.base import Config, Count, NonNegative, Share
+from farthing.config.model import ModelConfig
 from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, OptimConfig, RewardConfig, TaskConfig
 
 Leaves = Literal["model", "reward_model", "data", "table"]
@@ -24,9 +25,17 @@ class StageConfig(BudgetConfig):
     num_steps: Count
     checkpoint: CheckpointConfig = CheckpointConfig()
 
+    def own_model(self) -> ModelConfig | None:
+        """What this stage starts from where its own table describes a model: neither another stage's nor the recipe's."""
+        return None
+
+    def needs(self) -> dict[str, Leaves]:
+        """Stages whose artefacts this one reads besides the model it starts from, and what each of them must leave."""
+        return {}
+
     def reads(self) -> list[str]:
         """Stages whose artefacts this one reads besides the model it starts from."""
-        return []
+        return list(self.needs())
 
 
 class TrainConfig(StageConfig):
@@ -99,6 +108,11 @@ class PretrainConfig(CorpusStageConfig):
     at most model.shape.max_positions tokens; `test_share` of the documents, by their content, is held out."""
     held_out_documents: Count = 256
     """Of a corpus: for the loss in bits per byte at the end."""
+    model: ModelConfig | None = None
+    """In place of the recipe's [model]: a recipe may pretrain several, such as a teacher and its student."""
+
+    def own_model(self) -> ModelConfig | None:
+        return self.model
 
     @model_validator(mode="after")
     def _one_origin(self) -> "PretrainConfig":
@@ -158,8 +172,3 @@ class GrpoConfig(TrainConfig):
         if self.overlong_buffer >= self.max_completion_tokens:
             raise ValueError("overlong_buffer must be smaller than max_completion_tokens")
         return self
-
-
-STAGE_KINDS: tuple[type[StageConfig], ...] = (PretrainConfig, SftConfig, GrpoConfig)
-
-AnyStage = Annotated[PretrainConfig | SftConfig | GrpoConfig, Field(discriminator="kind")]

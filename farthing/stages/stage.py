@@ -9,7 +9,8 @@ import torch
 
 from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore, load_state
-from farthing.config import EvalConfig, GrpoConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.config import EvalConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.config.graph import SOURCE
 from farthing.data.batches import Microbatch
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -20,11 +21,13 @@ from farthing.manifest import damage, score_of, step_of
 from farthing.models.decoder import Decoder
 from farthing.models.huggingface import save_model, weights_sha256
 from farthing.optim import Optimizer, learning_rate
-from farthing.precision import Precision
+from farthing.precision import DTYPES, Precision
 from farthing.renderer import Renderer
 from farthing.run import Run
+from farthing.sources import stage_folder, stage_model
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
+from farthing.tokenizer import Tokenizer
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 SAMPLES_KEPT = 8
@@ -174,8 +177,7 @@ class Stage(Generic[ConfigT]):
 
     def _completion_rules(self) -> tuple[int, tuple[str, ...], RewardConfig]:
         config: Any = self.config
-        stop = tuple(config.stop) if isinstance(config, GrpoConfig) else ()
-        return config.max_completion_tokens, stop, config.reward
+        return config.max_completion_tokens, tuple(getattr(config, "stop", ())), config.reward
 
     def _keep_samples(self, label: str, evaluation: Evaluation) -> None:
         for group in evaluation.groups_P[:SAMPLES_KEPT]:
@@ -201,6 +203,7 @@ class Stage(Generic[ConfigT]):
             facts = {"recipe": self.run.recipe.name, "stage": self.name, "seed": str(self.seed)}
             save_model(self.model, self.renderer.tokenizer, folder, facts)
             result: dict[str, Any] = {"weights_sha256": weights_sha256(self.model), "metrics": dict(metrics)}
+            result["num_steps"] = self.config.num_steps  # where the data decided, fewer than the recipe's
             if best := self._keep_best(facts):
                 result["best"] = best
         if evals:
@@ -228,6 +231,22 @@ class Stage(Generic[ConfigT]):
         return {"step": step, "eval_accuracy": score}
 
 
+def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
+    """The model that stage `name` left, that of a folder, or (SOURCE) the recipe's own. RunError where it is not the one that
+    the stage wrote."""
+    model, tokenizer = stage_model(run.recipe, run.dir, name, DTYPES[precision])
+    if name == SOURCE or name not in run.recipe.stages:
+        return model, tokenizer
+    result = run.result(name)
+    assert result is not None, "the plan runs a stage after all that it reads"
+    if weights_sha256(model) != result["weights_sha256"]:
+        raise RunError(
+            f"the weights in {stage_folder(run.dir, name)} are not those that stage {name} wrote (their sha256 differs); put "
+            f"them back, or make them again with --from {name}"
+        )
+    return model, tokenizer
+
+
 def held_out(stream: ProblemStream, config: EvalConfig | None) -> list[Problem]:
     return [] if config is None else stream.held_out(config.num_problems)
 
@@ -245,8 +264,12 @@ def generation_flops(model: Decoder, tokens_in: int, tokens_out: int, num_prompt
 
 def training_flops(model: Decoder, batches: Sequence[Microbatch], with_mtp: bool = False) -> int:
     """Forward and backward: three times the forward pass. Recomputed activations are not counted (model FLOPs)."""
+    sizes = batch_sizes(batches)
+    return 3 * (model.shape.forward_flops(*sizes) + (model.shape.mtp_flops(*sizes) if with_mtp else 0))
+
+
+def batch_sizes(batches: Sequence[Microbatch]) -> tuple[int, float, int]:
+    """(tokens, mean tokens that each attends to, logits): what the FLOPs of a forward pass are counted from."""
     num_tokens = sum(b.num_tokens for b in batches)
     context = sum(b.num_context_tokens for b in batches) / max(num_tokens, 1)
-    num_logits = sum(len(b.targets_R) for b in batches)
-    ahead = model.shape.mtp_flops(num_tokens, context, num_logits) if with_mtp else 0
-    return 3 * (model.shape.forward_flops(num_tokens, context, num_logits) + ahead)
+    return num_tokens, context, sum(len(b.targets_R) for b in batches)
