@@ -158,8 +158,3 @@ class GrpoConfig(TrainConfig):
         if self.overlong_buffer >= self.max_completion_tokens:
             raise ValueError("overlong_buffer must be smaller than max_completion_tokens")
         return self
-
-
-STAGE_KINDS: tuple[type[StageConfig], ...] = (PretrainConfig, SftConfig, GrpoConfig)
-
-AnyStage = Annotated[PretrainConfig | SftConfig | GrpoConfig, Field(discriminator="kind")]
