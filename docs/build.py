@@ -27,7 +27,7 @@ def tables() -> list[type[config.Config]]:
     """Every table a recipe can have: the recipe, its stages by kind, then what is inside them."""
     found = {n: t for n in config.__all__ if isinstance(t := getattr(config, n), type) and issubclass(t, config.Config)}
     tables = [t for n, t in found.items() if n not in BASES]
-    return sorted(tables, key=lambda t: (t is not config.Recipe, "kind" not in t.model_fields, t.__name__))
+    return sorted(tables, key=lambda t: (t is not config.Recipe, not issubclass(t, config.StageConfig), t.__name__))
 
 
 def build() -> str:
@@ -63,7 +63,7 @@ def _option(parameter: Any) -> str:
 
 
 def _table(model: type[config.Config]) -> str:
-    kinds = get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+    kinds = get_args(model.model_fields["kind"].annotation) if issubclass(model, config.StageConfig) else ()
     title = f'`kind = "{kinds[0]}"`' if kinds else f"`{model.__name__}`"
     rows = [f"| `{name}` | {_default(field)} | {field.description or ''} |" for name, field in model.model_fields.items()]
     doc = inspect.cleandoc(model.__doc__ or "")

@@ -15,6 +15,7 @@ from farthing.config.parts import (
     EvalConfig,
     OptimConfig,
     RewardConfig,
+    StyleConfig,
     TaskConfig,
 )
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
@@ -26,7 +27,6 @@ from farthing.config.stages import (
     PretrainConfig,
     SftConfig,
     StageConfig,
-    StyleConfig,
     TrainConfig,
 )
 
