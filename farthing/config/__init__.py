@@ -11,13 +11,17 @@ from farthing.config.parts import (
     BudgetConfig,
     CheckpointConfig,
     EvalConfig,
+    MomentsChoice,
     OptimConfig,
     RewardConfig,
     TaskConfig,
+    V3Schedule,
+    WsdSchedule,
 )
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
     AnyStage,
+    BatchRampConfig,
     CorpusStageConfig,
     ExpertsConfig,
     GrpoConfig,
@@ -29,8 +33,9 @@ from farthing.config.stages import (
 )
 
 __all__ = [
-    "AnyStage", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig", "ExpertsConfig", "GrpoConfig",
-    "HardwareConfig", "ModelConfig", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe",
-    "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TokenizerConfig", "load_recipe",
-    "parse_recipe", "shipped_recipes",
+    "AnyStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig",
+    "ExpertsConfig", "GrpoConfig", "HardwareConfig", "ModelConfig", "MomentsChoice", "MtpConfig", "OptimConfig",
+    "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe", "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig",
+    "StyleConfig", "TaskConfig", "TokenizerConfig", "V3Schedule", "WsdSchedule", "load_recipe", "parse_recipe",
+    "shipped_recipes",
 ]  # fmt: skip

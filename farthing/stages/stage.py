@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from farthing.checkpoint import CheckpointStore, load_state
-from farthing.config import EvalConfig, GrpoConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.config import EvalConfig, GrpoConfig, RewardConfig, StageConfig
 from farthing.data.batches import Microbatch
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -64,18 +64,11 @@ class Stage(Generic[ConfigT]):
             eps=o.eps,
             weight_decay=o.weight_decay,
             clip_norm=o.clip_norm,
+            moments=o.moments,
         )
 
     def learning_rate(self, step: int) -> float:
-        o: OptimConfig = self.config.optim
-        return learning_rate(
-            step,
-            peak=o.learning_rate,
-            num_steps=self.config.num_steps,
-            warmup_steps=o.warmup_steps,
-            schedule=o.schedule,
-            final=o.final_share,
-        )
+        return learning_rate(step, self.config.num_steps, self.config.optim)
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
         """Loads the newest whole checkpoint into `parts` -> the first step to run; opens the attempt on the ledger."""
