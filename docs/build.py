@@ -23,15 +23,21 @@ TABLES = (
     config.Recipe,
     config.ModelConfig,
     config.ShapeConfig,
+    config.TokenizerConfig,
     config.PromptConfig,
     config.TaskConfig,
     config.PretrainConfig,
+    config.BatchRampConfig,
     config.StyleConfig,
+    config.ExpertsConfig,
+    config.MtpConfig,
     config.SftConfig,
     config.GrpoConfig,
     config.RewardConfig,
     config.EvalConfig,
     config.OptimConfig,
+    config.V3Schedule,
+    config.WsdSchedule,
     config.CheckpointConfig,
     config.HardwareConfig,
 )
@@ -71,8 +77,9 @@ def _option(parameter: Any) -> str:
 
 def _table(model: type[config.Config]) -> str:
     kinds = get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
-    title = f'`kind = "{kinds[0]}"`' if kinds else f"`{model.__name__}`"
-    rows = [f"| `{name}` | {_default(field)} | {field.description or ''} |" for name, field in model.model_fields.items()]
+    title = f'`kind = "{kinds[0]}"`' if len(kinds) == 1 else f"`{model.__name__}`"
+    fields = model.model_fields.items()
+    rows = [f"| `{name}` | {_default(field)} | {' '.join((field.description or '').split())} |" for name, field in fields]
     doc = inspect.cleandoc(model.__doc__ or "")
     return "\n".join([f"### {title}\n\n{doc}\n\n| key | default | meaning |", "|---|---|---|", *rows, ""])
 

@@ -12,12 +12,13 @@ from typing import Any
 from rich.console import Console
 
 from farthing.budget import Budget, Spent
-from farthing.config import CorpusStageConfig, GrpoConfig, Recipe, StageConfig
+from farthing.config import CorpusStageConfig, GrpoConfig, PretrainConfig, Recipe, StageConfig
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
 
 GIB = 1 << 30
+SIZES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def dry_run(recipe: Recipe) -> Forecast:
         seconds = stage_seconds(config, speed)
         usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour)
         memory = memory_bytes(config, speed) / GIB
-        stages.append(StageForecast(name, config.kind, arithmetic(config), seconds, usd, memory))
+        stages.append(StageForecast(name, config.kind, arithmetic(config, speed.document_tokens), seconds, usd, memory))
     against = against_budgets(recipe, stages)
     assumptions = [
         *speed.assumptions,
@@ -128,8 +129,8 @@ def against_budgets(recipe: Recipe, stages: list[StageForecast]) -> list[str]:
     return [f"at most {share:.0%} of {what}; at 100% the run stops with a checkpoint" for what, share in used.items()]
 
 
-def arithmetic(config: StageConfig) -> str:
-    """The sizes of a step in words."""
+def arithmetic(config: StageConfig, document_tokens: float) -> str:
+    """The sizes of a step in words, and of the stage."""
     if isinstance(config, GrpoConfig):
         rollouts = config.num_prompts * config.group_size
         return (
@@ -140,10 +141,27 @@ def arithmetic(config: StageConfig) -> str:
             f"{config.num_steps * rollouts:,} rollouts of {config.num_steps * config.num_prompts:,} prompts"
         )
     assert isinstance(config, CorpusStageConfig)
+    is_corpus = isinstance(config, PretrainConfig) and config.corpus
+    what, each = ("windows", "at most") if is_corpus else ("documents", "about")
+    ramp = config.batch_ramp if isinstance(config, PretrainConfig) else None
+    grows = f", {ramp.start:,} at first and more for {ramp.steps:,} steps," if ramp else ""
+    total = num_documents(config)
     return (
-        f"{config.batch_documents} documents a step in microbatches of at most {config.max_microbatch_tokens:,} "
-        f"tokens; {config.num_steps:,} steps = {config.num_steps * config.batch_documents:,} documents"
+        f"{config.batch_documents:,} {what} a step{grows} in microbatches of at most {config.max_microbatch_tokens:,} "
+        f"tokens; {config.num_steps:,} steps = {total:,} {what} of {each} {document_tokens:,.0f} tokens = {each} "
+        f"{in_short(total * document_tokens)} tokens"
     )
+
+
+def num_documents(config: CorpusStageConfig) -> int:
+    """Of all steps; of a corpus its windows."""
+    return sum(map(config.documents, range(config.num_steps)))
+
+
+def in_short(count: float) -> str:
+    """14_800_016_793_600 -> 14.80T."""
+    size, letter = next(((size, letter) for size, letter in SIZES if count >= size), (1, ""))
+    return f"{count / size:.2f}{letter}" if letter else f"{count:.0f}"
 
 
 def stage_seconds(config: StageConfig, speed: Speed) -> float:
@@ -153,11 +171,15 @@ def stage_seconds(config: StageConfig, speed: Speed) -> float:
         rollouts = config.num_prompts * config.group_size
         length = config.max_completion_tokens
         step = rollouts * length / speed.sampled_per_s + rollouts * (prompt + length) / speed.trained_per_s
+        total = config.num_steps * step
     else:
         assert isinstance(config, CorpusStageConfig)
         length = config.max_completion_tokens
-        step = config.batch_documents * speed.document_tokens / speed.trained_per_s
-    total = config.num_steps * step
+        total = num_documents(config) * speed.document_tokens / speed.trained_per_s
+    if isinstance(config, PretrainConfig) and config.corpus:
+        times = 1 + (config.num_steps // config.held_out_every if config.held_out_every else 0)
+        # a forward pass is a third of a step
+        total += times * config.held_out_documents * speed.document_tokens / speed.trained_per_s / 3
     if config.eval is not None:
         full = config.eval.num_problems * config.eval.samples * (2 if isinstance(config, GrpoConfig) else 1)
         quick = config.num_steps // config.eval.every * config.eval.quick_problems if config.eval.every else 0
@@ -168,7 +190,7 @@ def stage_seconds(config: StageConfig, speed: Speed) -> float:
 def memory_bytes(config: StageConfig, speed: Speed) -> float:
     """Weights, masters, gradients, two moments, the reference, the larger of activations and key/value cache."""
     shape: ModelShape = speed.shape
-    per_param = 16 + (2 if speed.bytes_per_weight == 2 else 0)
+    per_param = 8 + 2 * (2 if config.optim.moments == "bf16" else 4) + (2 if speed.bytes_per_weight == 2 else 0)
     is_grpo = isinstance(config, GrpoConfig)
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:
         per_param += speed.bytes_per_weight

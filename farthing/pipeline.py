@@ -72,7 +72,9 @@ def check_tasks(recipe: Recipe) -> None:
     """Opens every stage's tasks: a typo in the last one must not be found after hours of the first."""
     limit = recipe.model.shape.max_positions if recipe.model.shape else None
     for name, config in recipe.stages.items():
-        if not config.tasks:  # it trains on a corpus
+        if isinstance(config, PretrainConfig) and config.corpus:
+            if limit is not None:
+                pretrain.window_tokens(config, limit)
             continue
         stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
         if config.eval is not None:
