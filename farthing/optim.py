@@ -15,9 +15,9 @@ from farthing.config import MomentsChoice, OptimConfig
 from farthing.errors import TrainingDiverged
 from farthing.precision import DTYPES, MasterWeights, Precision
 
-WIDEN_AT_ONCE = 1 << 22
-"""Elements of bf16 moments that are there in fp32 at one time: 16 MiB each. A multiple of what the operator does at once,
-so that the split changes no bit."""
+WIDEN_AT_ONCE = 1 << 18
+"""Elements of bf16 moments that are there in fp32 at one time: 1 MiB each, which stays in a CPU's cache. A multiple of what
+the operator does at once, so that the split changes no bit."""
 
 
 def learning_rate(step: int, num_steps: int, optim: OptimConfig) -> float:
