@@ -295,7 +295,7 @@ class Run:
             else:
                 self.publish(step)
             if step - first + 1 == FORECAST_AFTER:
-                self._say_forecast(at_start, num_steps - step - 1)
+                self._say_forecast(at_start, first, step + 1, num_steps)
             if self._stopping and (spent_up := reached(self._used(self.stage))):
                 raise budget_error(spent_up, f"stopped after step {step} of {self.stage} with a checkpoint")
             if self._stopping:
@@ -310,9 +310,11 @@ class Run:
         assert not unknown, f"unknown metrics {sorted(unknown)}: add them to farthing/metrics.py"
         self._step_metrics |= metrics
 
-    def _say_forecast(self, at_start: Spent, steps_left: int) -> None:
+    def _say_forecast(self, at_start: Spent, first: int, now: int, num_steps: int) -> None:
         stage = self.stage
-        line = self._budget.forecast(self._spent(), stage, at_start, self._spent(stage), FORECAST_AFTER, steps_left)
+        work = self.recipe.stages[stage].work
+        done, left = (sum(map(work, steps)) for steps in (range(first, now), range(now, num_steps)))
+        line = self._budget.forecast(self._spent(), stage, at_start, self._spent(stage), done, left)
         if line:
             self.message(line)
 
