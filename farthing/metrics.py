@@ -44,5 +44,6 @@ METRICS: dict[str, Metric] = {
     "distill_ce": Metric("nats", "mean cross-entropy of the data's tokens under the student"),
     "samples": Metric("samples", "samples trained on so far, each pass counted"),
     "epochs": Metric("passes", "passes over the samples so far"),
-    "documents": Metric("documents", "documents trained on so far"),
+    "documents": Metric("documents", "documents trained on so far; of a corpus their pieces, which a window holds whole"),
+    "held_out_bits_per_byte": Metric("bits/byte", "held-out loss of a corpus: bits the model needs for each byte of text"),
 }

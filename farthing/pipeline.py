@@ -8,7 +8,7 @@ import torch
 
 from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore
-from farthing.config import AskingStage, DistillConfig, PretrainConfig, Recipe
+from farthing.config import AskingStage, DistillConfig, EvaluateConfig, PretrainConfig, Recipe
 from farthing.config.graph import OWN, model_input
 from farthing.data.corpora import corpus_digests
 from farthing.errors import DataError, RecipeError, TrainingDiverged
@@ -21,7 +21,7 @@ from farthing.renderer import Renderer
 from farthing.rerun import Planned, clear_forced, forget_forced, plan_stages, remember_forced
 from farthing.run import Run, Watcher
 from farthing.sources import starting_model, use_threads
-from farthing.stages import distill, grpo, pretrain
+from farthing.stages import distill, evaluate, grpo, pretrain
 from farthing.stages.stage import Stage, open_input
 from farthing.tasks.spec import parse_spec
 from farthing.tasks.stream import ProblemStream
@@ -31,6 +31,7 @@ TRAIN: dict[str, Callable[[Stage[Any]], None]] = {
     "sft": pretrain.train,
     "grpo": grpo.train,
     "distill": distill.train,
+    "evaluate": evaluate.train,
 }
 """Kind of stage -> its loop."""
 
@@ -104,12 +105,17 @@ def check_tasks(recipe: Recipe) -> None:
     for name, config in recipe.stages.items():
         if isinstance(config, DistillConfig):
             _check_files(name, config)
+        if isinstance(config, EvaluateConfig):
+            for suite in config.suites.values():
+                ProblemStream(suite.tasks, recipe.seed, suite.test_share).held_out(suite.num_problems)
+        shape = recipe.model_of(name).shape
+        if isinstance(config, PretrainConfig) and config.corpus and shape is not None:
+            pretrain.window_tokens(config, shape.max_positions)
         if not isinstance(config, AskingStage) or not config.tasks:  # it trains on a corpus, or on samples alone
             continue
         stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
         if config.eval is not None:
             stream.held_out(config.eval.num_problems)
-        shape = recipe.model_of(name).shape
         if shape is not None and config.max_completion_tokens >= shape.max_positions:
             raise RecipeError(
                 f"{name}.max_completion_tokens = {config.max_completion_tokens} leaves no room for a prompt in the model's "
@@ -131,7 +137,8 @@ def _check_files(name: str, config: DistillConfig) -> None:
 def input_digests(recipe: Recipe) -> dict[str, str]:
     """sha256 of the files that the recipe's stages read, and of the corpora and the tokenizer it is trained with."""
     asked = [config for config in recipe.stages.values() if isinstance(config, AskingStage)]
-    specs = [parse_spec(task.spec, task.config) for config in asked for task in config.tasks]
+    suites = [s for c in recipe.stages.values() if isinstance(c, EvaluateConfig) for s in c.suites.values()]
+    specs = [parse_spec(task.spec, task.config) for config in (*asked, *suites) for task in config.tasks]
     paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
     models = [recipe.model, *(own for config in recipe.stages.values() if (own := config.own_model()) is not None)]
     paths |= {Path(m.tokenizer.folder) / "tokenizer.json" for m in models if m.tokenizer.folder}

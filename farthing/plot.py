@@ -18,7 +18,7 @@ from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from farthing.config import DistillConfig, GrpoConfig, StageConfig
+from farthing.config import GrpoConfig, PretrainConfig, StageConfig
 from farthing.errors import RunError
 from farthing.files import read_json
 from farthing.ledger.entries import Ledger
@@ -105,9 +105,15 @@ GRPO_PANELS = (
     Panel("Speed", (Line("rollout_tokens_per_s", "sampling"), Line("train_tokens_per_s", "training", GREEN))),
 )  # fmt: skip
 CORPUS_HERO = Panel("Loss", (Line("loss"),))
+HELD_OUT_ACCURACY = Panel(
+    "Held-out accuracy",
+    (
+        Line("eval_accuracy", "right answers", VERMILION, is_sparse=True),
+        Line("eval_format", "well formed", GREY, is_sparse=True),
+    ),
+)
+HELD_OUT_BITS = Panel("Held-out loss", (Line("held_out_bits_per_byte", colour=VERMILION, is_sparse=True),))
 CORPUS_PANELS = (
-    Panel("Held-out accuracy", (Line("eval_accuracy", "right answers", VERMILION, is_sparse=True),
-          Line("eval_format", "well formed", GREY, is_sparse=True))),
     Panel("Gradient norm", (Line("grad_norm"),)),
     Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)),
 )  # fmt: skip
@@ -203,9 +209,7 @@ def _stage(
     figure: Figure, place: SubplotSpec, name: str, config: StageConfig, rows: Rows, evals: dict[str, dict[str, Any]]
 ) -> None:
     is_grpo = isinstance(config, GrpoConfig)
-    hero, panels = (GRPO_HERO, GRPO_PANELS) if is_grpo else (CORPUS_HERO, CORPUS_PANELS)
-    if isinstance(config, DistillConfig):
-        hero, panels = DISTILL_HERO, DISTILL_PANELS
+    hero, panels = panels_of(config)
     cells = place.subgridspec(2 if is_grpo else 1, COLUMNS, wspace=0.42, hspace=0.42)
     large = figure.add_subplot(cells[:, :2])
     draw(large, hero, rows, config.num_steps)
@@ -227,6 +231,14 @@ def _stage(
 
 
 # panels --------------------------------------------------------------------------------------------------------------
+
+
+def panels_of(config: StageConfig) -> tuple[Panel, tuple[Panel, ...]]:
+    """The large panel of a stage, and the small ones."""
+    if isinstance(config, GrpoConfig):
+        return GRPO_HERO, GRPO_PANELS
+    is_corpus = isinstance(config, PretrainConfig) and config.corpus
+    return CORPUS_HERO, (HELD_OUT_BITS if is_corpus else HELD_OUT_ACCURACY, *CORPUS_PANELS)
 
 
 def draw(axes: Axes, panel: Panel, rows: Rows, num_steps: int) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from farthing.config import DistillConfig, GrpoConfig, Recipe, StageConfig
+from farthing.config import DistillConfig, GrpoConfig, PretrainConfig, Recipe, StageConfig
 from farthing.config.graph import OWN, SOURCE, model_input
 from farthing.errors import RecipeError
 from farthing.files import read_json
@@ -151,21 +151,17 @@ def profile_recipe(
     )
 
 
-def only_stage(
-    recipe: Recipe, stage: str | None, num_steps: int, base: Path | None, of_run: Path | None = None
-) -> Recipe:
+def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | None, of_run: Path | None = None) -> Recipe:
     """The recipe with one stage, just long enough, that neither evaluates nor checkpoints."""
     name = stage or list(recipe.stages)[-1]
     if name not in recipe.stages:
         raise RecipeError(f"{recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
     config = recipe.stages[name]
     # one more than is run: what ends a stage (its model, its folder) is no part of a step
-    short: dict[str, Any] = {
-        "start_from": "",
-        "num_steps": num_steps + 3,
-        "eval": None,
-        "checkpoint": config.checkpoint.model_copy(update={"every": 0}),
-    }
+    short: dict[str, Any] = {"start_from": "", "num_steps": num_steps + 3, "eval": None}
+    short["checkpoint"] = config.checkpoint.model_copy(update={"every": 0})
+    if isinstance(config, PretrainConfig):
+        short |= {"batch_ramp": None, "held_out_every": 0}  # of a batch that grows, the size at the end
     if isinstance(config, DistillConfig):
         short |= {"epochs": 0.0} | _inputs_by_path(config, of_run)
     changed: dict[str, Any] = {"stages": {name: config.model_copy(update=short)}}

@@ -24,6 +24,13 @@ UNKNOWN = "<unknown>"
 """Not in the vocabulary on purpose: the library then refuses a character it has no token for."""
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+FIM = ("<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>")
+"""Fill in the middle: before the prefix, before the suffix, before what belongs between them."""
+FIM_SPELLINGS = (
+    FIM,
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek's
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen's
+)
 ROLE_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -36,7 +43,7 @@ SPLITS = (
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
 """Pieces that no token crosses, from tokenizer.json of DeepSeek-V3: numbers (there three digits), Han and kana, then words."""
-MIN_VOCAB = 256 + 1 + len(ROLES) + len(TAGS)
+MIN_VOCAB = 256 + 1 + len(ROLES) + len(FIM) + len(TAGS)
 
 
 @dataclass
@@ -78,7 +85,8 @@ class Tokenizer:
         return [list(e.ids) for e in encoded]
 
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `encode_all`, but the end of text and the roles have no power inside: a document that spells them is only text."""
+        """As `encode_all`, but special tokens (end of text, roles, fill-in-the-middle) have no power inside: a document that
+        spells them is only text."""
         return self._encode(self._plain_backend, texts)
 
     def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
@@ -97,6 +105,15 @@ class Tokenizer:
     def _is_same(self, text: str, ids: list[int]) -> bool:
         back, meant = (unicodedata.normalize("NFC", " ".join(t.split())) for t in (self.decode(ids), text))
         return back == meant
+
+    @property
+    def fim_ids(self) -> tuple[int, int, int] | None:
+        """Begin, hole and end of fill-in-the-middle, by the first spelling of `FIM_SPELLINGS` that is there whole."""
+        for spelling in FIM_SPELLINGS:
+            begin, hole, end = (self.backend.token_to_id(token) for token in spelling)
+            if begin is not None and hole is not None and end is not None:
+                return begin, hole, end
+        return None
 
     @cached_property
     def _plain_backend(self) -> tokenizers.Tokenizer:
@@ -151,7 +168,7 @@ class Tokenizer:
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - len(TAGS),
-            special_tokens=[END_OF_TEXT, *ROLES],
+            special_tokens=[END_OF_TEXT, *ROLES, *FIM],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )

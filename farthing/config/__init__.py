@@ -6,6 +6,7 @@ The order of the tables under [stages] is the order of the run; which stage read
 
 from farthing.config.base import Config
 from farthing.config.distill import DistillConfig
+from farthing.config.evaluating import EvaluateConfig, SuiteConfig
 from farthing.config.kinds import AnyStage, AskingStage
 from farthing.config.loading import load_recipe, parse_recipe, shipped_recipes
 from farthing.config.model import ModelConfig, PromptConfig, ShapeConfig, TokenizerConfig
@@ -13,12 +14,17 @@ from farthing.config.parts import (
     BudgetConfig,
     CheckpointConfig,
     EvalConfig,
+    MomentsChoice,
     OptimConfig,
     RewardConfig,
+    StyleConfig,
     TaskConfig,
+    V3Schedule,
+    WsdSchedule,
 )
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
+    BatchRampConfig,
     CorpusStageConfig,
     ExpertsConfig,
     GrpoConfig,
@@ -26,13 +32,14 @@ from farthing.config.stages import (
     PretrainConfig,
     SftConfig,
     StageConfig,
-    StyleConfig,
     TrainConfig,
 )
 
 __all__ = [
-    "AnyStage", "AskingStage", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "DistillConfig", "EvalConfig",
-    "ExpertsConfig", "GrpoConfig", "HardwareConfig", "ModelConfig", "MtpConfig", "OptimConfig", "PrecisionChoice",
-    "PretrainConfig", "PromptConfig", "Recipe", "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TokenizerConfig", "TrainConfig",
+    "AnyStage", "AskingStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig",
+    "DistillConfig", "EvalConfig", "EvaluateConfig", "ExpertsConfig", "GrpoConfig", "HardwareConfig", "ModelConfig",
+    "MomentsChoice", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe", "RewardConfig",
+    "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TokenizerConfig", "TrainConfig",
+    "V3Schedule", "WsdSchedule",
     "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

@@ -33,7 +33,7 @@ def model_input(stages: Mapping[str, StageConfig], name: str) -> str:
 
 def inputs_of(stages: Mapping[str, StageConfig], name: str) -> list[str]:
     """Every stage that `name` reads, each once."""
-    found = [model_input(stages, name), *stages[name].reads()]
+    found = [model_input(stages, name), *stages[name].needs()]
     return [other for other in dict.fromkeys(found) if other not in (SOURCE, OWN)]
 
 
@@ -43,6 +43,15 @@ def dependents(stages: Mapping[str, StageConfig], changed: Iterable[str]) -> set
     for name in stages:
         if found & set(inputs_of(stages, name)):
             found.add(name)
+    return found
+
+
+def ancestors(stages: Mapping[str, StageConfig], name: str) -> set[str]:
+    """`name` and every stage that it is made from, directly or not."""
+    found = {name}
+    for other in reversed(list(stages)):
+        if other in found:
+            found |= set(inputs_of(stages, other))
     return found
 
 

@@ -61,7 +61,7 @@ class Recipe(BudgetConfig):
         tables = {"model": self.model} | {f"stages.{name}.model": getattr(c, "model", None) for name, c in self.stages.items()}
         for place, table in tables.items():
             if table is not None and table.tokenizer.kind == "teacher":
-                raise ValueError(f'{place}.tokenizer: kind = "teacher" is for the student of a distill stage; it has no teacher')
+                raise ValueError(f'{place}.tokenizer: kind = "teacher" is for the student of a distill stage')
         return self
 
     def origin_of(self, stage: str) -> str:

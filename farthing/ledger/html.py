@@ -5,7 +5,7 @@ from decimal import Decimal
 from html import escape
 from typing import Any
 
-from farthing.ledger.statement import usd_short
+from farthing.ledger.statement import superseded_line, usd_short
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -49,6 +49,7 @@ def bill_html(page: dict[str, Any], name: str) -> str:
                 for a in page["attempts"]
             ),
         ),
+        *_superseded(page),
         "<h2>Energy</h2>",
         "<p>{kwh:.4g} kWh, give or take {error_kwh:.4g} ({method}).</p>".format(**page["energy"]),
         "<h2>Prices</h2>",
@@ -74,6 +75,11 @@ def _boundaries(boundaries: Sequence[dict[str, Any]]) -> str:
 def _gains(page: dict[str, Any]) -> list[str]:
     says = [gain["says"] for gain in page.get("gains", [])] + ([page["marginal"]["says"]] if page.get("marginal") else [])
     return ["<h2>What it bought</h2>", _list(says, "")] if says else []
+
+
+def _superseded(page: dict[str, Any]) -> list[str]:
+    lines = [superseded_line(line) for line in page["superseded"]]
+    return ["<h2>Stages run again</h2>", _list(lines, "")] if lines else []
 
 
 def _phases(page: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 As in head.py, no tokens x vocabulary tensor exists whole: both heads run over chunks of rows, and the backward pass computes
 the logits of a chunk again. What is compared is the whole vocabulary, or the teacher's likeliest tokens with all others as one
-more outcome (the student's gradient then reaches every token of the vocabulary all the same). The divergence itself is in loss.py.
+more outcome (the student's gradient then reaches every token of the vocabulary all the same). The divergence is in loss.py.
 
 Shapes: R rows (tokens that carry loss), D width, V vocabulary, K outcomes compared, S flat tokens of a microbatch.
 """

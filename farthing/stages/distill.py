@@ -101,7 +101,8 @@ def open_teacher(stage: Stage[DistillConfig]) -> Decoder | None:
     teacher, tokenizer = open_input(stage.run, config.teacher, stage.precision)
     if difference := stage.renderer.tokenizer.difference(tokenizer):
         raise RecipeError(
-            f'method = "{config.method}" compares student and teacher token by token, and their tokenizers differ: {difference}. '
+            f'method = "{config.method}" compares student and teacher token by token, and their tokenizers differ: '
+            f"{difference}. "
             'Give a student from scratch the teacher\'s (tokenizer.kind = "teacher"), or use method = "sft"'
         )
     return teacher.to(DTYPES[stage.precision]).requires_grad_(False)
