@@ -84,6 +84,11 @@ def curves(run_dir: Path) -> dict[str, dict[int, dict[str, Any]]]:
     return {name: dict(sorted(steps.items())) for name, steps in stages.items()}
 
 
+def superseded(run_dir: Path) -> dict[str, int]:
+    """Stage -> the attempt that last began it anew because its recipe had changed; what earlier ones logged is void."""
+    return {row["stage"]: row["attempt"] for row in read_metrics(run_dir) if "superseded" in row}
+
+
 def is_running(run_dir: Path) -> bool:
     """Whether a process holds the run's lock."""
     path = run_dir / "lock"

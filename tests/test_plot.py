@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from farthing.errors import LedgerError, RunError
-from farthing.plot import GRPO_HERO, draw, plot_run, read_spending, smooth
+from farthing.panels import GRPO_HERO, smooth
+from farthing.plot import draw, plot_run, read_spending
 from farthing.summary import bill_of
 from tests.run_history import HEALTHY_GRPO, RunHistory
 
