@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from farthing.budget import Budget, Spent
-from farthing.config import CorpusStageConfig, GrpoConfig, Recipe, StageConfig
+from farthing.config import CorpusStageConfig, EvaluateConfig, GrpoConfig, Recipe, StageConfig, TrainConfig
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
@@ -154,6 +154,9 @@ def arithmetic(config: StageConfig) -> str:
             f"{config.max_microbatch_tokens:,} tokens; {config.num_steps:,} steps = "
             f"{config.num_steps * rollouts:,} rollouts of {config.num_steps * config.num_prompts:,} prompts"
         )
+    if isinstance(config, EvaluateConfig):
+        asked = " + ".join(f"{s.num_problems:,} x {s.samples} of {name}" for name, s in config.suites.items())
+        return f"{len(config.models)} models, each {asked} completions"
     assert isinstance(config, CorpusStageConfig)
     return (
         f"{config.batch_documents} documents a step in microbatches of at most {config.max_microbatch_tokens:,} "
@@ -164,6 +167,9 @@ def arithmetic(config: StageConfig) -> str:
 def stage_seconds(config: StageConfig, speed: Speed) -> float:
     """Steps plus evaluations at the speed given."""
     prompt = speed.prompt_tokens
+    if isinstance(config, EvaluateConfig):
+        tokens = sum(s.num_problems * s.samples * s.max_completion_tokens for s in config.suites.values())
+        return len(config.models) * tokens / speed.sampled_per_s
     if isinstance(config, GrpoConfig):
         rollouts = config.num_prompts * config.group_size
         length = config.max_completion_tokens
@@ -183,6 +189,11 @@ def stage_seconds(config: StageConfig, speed: Speed) -> float:
 def memory_bytes(config: StageConfig, speed: Speed) -> float:
     """Weights, masters, gradients, two moments, the reference, the larger of activations and key/value cache."""
     shape: ModelShape = speed.shape
+    if isinstance(config, EvaluateConfig):
+        longest = max(s.max_completion_tokens for s in config.suites.values()) + speed.prompt_tokens
+        cache = config.num_slots * longest * shape.cache_bytes_per_token(speed.bytes_per_weight)
+        return shape.num_params() * speed.bytes_per_weight + cache
+    assert isinstance(config, TrainConfig)
     per_param = 16 + (2 if speed.bytes_per_weight == 2 else 0)
     is_grpo = isinstance(config, GrpoConfig)
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:

@@ -8,31 +8,29 @@ from typing import Any
 import torch
 
 from farthing.checkpoint import CheckpointStore
-from farthing.config import CorpusStageConfig, GrpoConfig, PretrainConfig, Recipe
-from farthing.config.graph import SOURCE, model_input
+from farthing.config import CorpusStageConfig, EvaluateConfig, GrpoConfig, PretrainConfig, Recipe
+from farthing.config.graph import model_input
 from farthing.data.corpora import corpus_digests
-from farthing.errors import RecipeError, RunError, TrainingDiverged
+from farthing.errors import RecipeError, TrainingDiverged
 from farthing.manifest import step_of
 from farthing.models import fused
-from farthing.models.decoder import Decoder
-from farthing.models.huggingface import weights_sha256
 from farthing.origin import cpu_name
-from farthing.precision import DTYPES, Precision, resolve_precision
+from farthing.precision import Precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
 from farthing.rerun import Planned, clear_forced, forget_forced, plan_stages, remember_forced
 from farthing.run import Run, Watcher
-from farthing.sources import open_folder, source_model, use_threads
-from farthing.stages import grpo, pretrain
-from farthing.stages.stage import Stage
+from farthing.sources import use_threads
+from farthing.stages import evaluate, grpo, pretrain
+from farthing.stages.stage import Stage, open_input
 from farthing.tasks.spec import parse_spec
 from farthing.tasks.stream import ProblemStream
-from farthing.tokenizer import Tokenizer
 
 TRAIN: dict[str, Callable[[Stage[Any]], None]] = {
     "pretrain": pretrain.train,
     "sft": pretrain.train,
     "grpo": grpo.train,
+    "evaluate": evaluate.train,
 }
 """Kind of stage -> its loop."""
 
@@ -82,22 +80,6 @@ def _run_stage(run: Run, planned: Planned, precision: Precision, peak_flops: flo
     _train(stage)
 
 
-def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
-    """The model that stage `name` left, or the recipe's own; RunError where it is not the one that the stage wrote."""
-    if name == SOURCE:
-        return source_model(run.recipe.model, run.recipe.seed, run.dir, DTYPES[precision])
-    result = run.result(name)
-    assert result is not None, "the plan runs a stage after all that it reads"
-    folder = run.stage_dir(name) / "model"
-    model, tokenizer = open_folder(folder, DTYPES[precision])
-    if weights_sha256(model) != result["weights_sha256"]:
-        raise RunError(
-            f"the weights in {folder} are not those that stage {name} wrote (their sha256 differs); put them back, or make "
-            f"them again with --from {name}"
-        )
-    return model, tokenizer
-
-
 def progress(run: Run, recipe: Recipe, plan: list[Planned]) -> tuple[str, int]:
     """(stage, last step that is kept): where this attempt goes on; (stage, -1) at the start of a stage."""
     for planned in plan:
@@ -117,6 +99,9 @@ def check_tasks(recipe: Recipe) -> None:
     """Opens every stage's tasks: a typo in the last one must not be found after hours of the first."""
     limit = recipe.model.shape.max_positions if recipe.model.shape else None
     for name, config in recipe.stages.items():
+        if isinstance(config, EvaluateConfig):
+            for suite in config.suites.values():
+                ProblemStream(suite.tasks, recipe.seed, suite.test_share).held_out(suite.num_problems)
         if not isinstance(config, CorpusStageConfig | GrpoConfig) or not config.tasks:  # it trains on a corpus
             continue
         stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
@@ -132,7 +117,8 @@ def check_tasks(recipe: Recipe) -> None:
 def input_digests(recipe: Recipe) -> dict[str, str]:
     """sha256 of the files that the recipe's tasks read, and of the corpora and the tokenizer it is trained with."""
     asked = [config for config in recipe.stages.values() if isinstance(config, CorpusStageConfig | GrpoConfig)]
-    specs = [parse_spec(task.spec, task.config) for config in asked for task in config.tasks]
+    suites = [s for c in recipe.stages.values() if isinstance(c, EvaluateConfig) for s in c.suites.values()]
+    specs = [parse_spec(task.spec, task.config) for config in (*asked, *suites) for task in config.tasks]
     paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
     if recipe.model.tokenizer.folder:
         paths.add(Path(recipe.model.tokenizer.folder) / "tokenizer.json")

@@ -25,7 +25,7 @@ from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import psutil
 
@@ -34,7 +34,7 @@ from farthing.attempt import artefact_entry, bury_dead_attempt, charge_run_dir, 
 from farthing.budget import Budget, Spent, budget_error, reached
 from farthing.clock import PhaseClock, Slice, process_age_ns
 from farthing.config import Recipe, StageConfig, parse_recipe
-from farthing.config.graph import decisive, inputs_of
+from farthing.config.graph import ancestors, decisive, inputs_of
 from farthing.energy import find_meter
 from farthing.errors import (
     BudgetReached,
@@ -58,6 +58,14 @@ from farthing.rerun import differences
 Metrics = dict[str, float]
 FORECAST_AFTER = 3
 """Steps of a stage after which its cost is forecast against the budget, where there is one."""
+
+
+class StageCost(NamedTuple):
+    """Of one stage so far, and of it with all that it is made from."""
+
+    own_usd: Decimal
+    with_inputs_usd: Decimal
+    own_s: float
 
 
 class Watcher(Protocol):
@@ -211,6 +219,10 @@ class Run:
         if self._stop_requested:
             raise Interrupted(f"stopped between stages, after {self.stage}; the same command goes on from there")
 
+    def stop_between_steps(self, step: int) -> None:
+        """For stages whose steps leave files of their own: a stop, or a budget that is used up, needs no checkpoint."""
+        self._stopping = self._stop_requested or reached(self._used(self.stage)) is not None
+
     def require_ledger(self, head: tuple[int, str]) -> None:
         """LedgerError unless the entry that a checkpoint was written after is still in the ledger."""
         seq, digest = head
@@ -334,6 +346,14 @@ class Run:
             return Spent(self.usd + usd, self._before.held_ns() + self._clock.held_ns + held_ns)
         flushed_usd = self._clock.stage_usd.get(stage, Decimal(0)) + self._before.usd(stage)
         return Spent(flushed_usd + usd, self._clock.stage_held_ns.get(stage, 0) + self._before.held_ns(stage) + held_ns)
+
+    def spent_on(self, stage: str) -> StageCost:
+        """What a stage has cost, attempts that failed and runs that were superseded included; nothing for "source"."""
+        if stage not in self.recipe.stages:
+            return StageCost(Decimal(0), Decimal(0), 0.0)
+        own = self._spent(stage)
+        made_from = sum((self._spent(other).usd for other in ancestors(self.recipe.stages, stage)), Decimal(0))
+        return StageCost(own.usd, made_from, own.held_ns / 1e9)
 
     def _used(self, stage: str) -> list[tuple[str, float]]:
         return self._budget.used(self._spent(), stage, self._spent(stage))

@@ -148,7 +148,7 @@ def _stage(
     last = steps[max(steps)] if steps else {}
     metrics = {k: v for k, v in last.items() if k not in LAST_METRICS}
     evals = {} if result is None else result.get("eval", {})
-    if result is None:
+    if result is None and kind != "evaluate":
         found = {p.stem.removeprefix("eval_"): read_json(p) for p in path.parent.glob("eval_*.json")}
         evals = dict(sorted(found.items(), reverse=True))
     stage = {
@@ -163,6 +163,9 @@ def _stage(
         "metrics": metrics | (result["metrics"] if result else {}),
     }
     best = {"best": result["best"]} if result and "best" in result else {}
+    if result and "file" in result:
+        file = path.parent / result["file"]
+        stage |= {"file": str(file)} | ({"table": read_json(file)["rows"]} if file.name == "table.json" else {})
     return stage | ({"eval": evals} if evals else {}) | best
 
 

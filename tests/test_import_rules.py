@@ -13,8 +13,20 @@ MAX_LINES = 500
 NO_ROOMS = {"utils", "util", "types", "helpers", "common", "misc"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("config", "recipes", "metrics", "ledger", "planner", "errors", "files", "manifest", "models.shape", "origin", "reflection",
-     "rerun"),
+    (
+        "config",
+        "recipes",
+        "metrics",
+        "ledger",
+        "planner",
+        "errors",
+        "files",
+        "manifest",
+        "models.shape",
+        "origin",
+        "reflection",
+        "rerun",
+    ),
     ("data", "tasks", "tokenizer", "renderer", "models", "rewards", "advantage", "loss", "optim", "precision"),
     ("engine", "checkpoint", "sources"),
     ("rollout", "eval", "run", "clock", "attempt", "budget", "energy", "probe"),

@@ -5,6 +5,8 @@ The order of the tables under [stages] is the order of the run; which stage read
 """
 
 from farthing.config.base import Config
+from farthing.config.evaluating import EvaluateConfig, SuiteConfig
+from farthing.config.kinds import AnyStage
 from farthing.config.loading import load_recipe, parse_recipe, shipped_recipes
 from farthing.config.model import ModelConfig, PromptConfig, ShapeConfig, TokenizerConfig
 from farthing.config.parts import (
@@ -13,11 +15,11 @@ from farthing.config.parts import (
     EvalConfig,
     OptimConfig,
     RewardConfig,
+    StyleConfig,
     TaskConfig,
 )
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
-    AnyStage,
     CorpusStageConfig,
     ExpertsConfig,
     GrpoConfig,
@@ -25,13 +27,12 @@ from farthing.config.stages import (
     PretrainConfig,
     SftConfig,
     StageConfig,
-    StyleConfig,
     TrainConfig,
 )
 
 __all__ = [
-    "AnyStage", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig", "ExpertsConfig", "GrpoConfig",
-    "HardwareConfig", "ModelConfig", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe",
-    "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TokenizerConfig", "TrainConfig",
-    "load_recipe", "parse_recipe", "shipped_recipes",
+    "AnyStage", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig", "EvaluateConfig",
+    "ExpertsConfig", "GrpoConfig", "HardwareConfig", "ModelConfig", "MtpConfig", "OptimConfig", "PrecisionChoice",
+    "PretrainConfig", "PromptConfig", "Recipe", "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig",
+    "SuiteConfig", "TaskConfig", "TokenizerConfig", "TrainConfig", "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

@@ -42,6 +42,15 @@ def dependents(stages: Mapping[str, StageConfig], changed: Iterable[str]) -> set
     return found
 
 
+def ancestors(stages: Mapping[str, StageConfig], name: str) -> set[str]:
+    """`name` and every stage that it is made from, directly or not."""
+    found = {name}
+    for other in reversed(list(stages)):
+        if other in found:
+            found |= set(inputs_of(stages, other))
+    return found
+
+
 def check_graph(stages: Mapping[str, StageConfig]) -> None:
     """ValueError where a stage reads one that does not exist, that comes later, or that reads it in turn."""
     for name in stages:

@@ -9,8 +9,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from farthing.config.base import closest
+from farthing.config.kinds import STAGE_KINDS
 from farthing.config.recipe import Recipe
-from farthing.config.stages import STAGE_KINDS
 from farthing.errors import RecipeError
 
 

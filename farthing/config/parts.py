@@ -3,9 +3,25 @@
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from farthing.config.base import Config, Count, NonNegative, Share
+
+
+class StyleConfig(Config):
+    """How often a training document answers in each way; the shares must add up to 1."""
+
+    chain: Share = 0.3
+    direct: Share = 0.5
+    untagged: Share = 0.2
+    """The bare answer, without tags: the format is then something left to learn."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "StyleConfig":
+        total = self.chain + self.direct + self.untagged
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"chain + direct + untagged must be 1, got {total:g}")
+        return self
 
 
 class TaskConfig(Config):
@@ -20,6 +36,8 @@ class TaskConfig(Config):
     """Problems of the newest level whose mean accuracy decides on promotion."""
     current_share: Share = 0.5
     """Share of training problems taken from the newest level; the rest comes evenly from those before it."""
+    styles: StyleConfig | None = None
+    """Of documents made from this task, in place of the stage's."""
 
 
 class RewardConfig(Config):

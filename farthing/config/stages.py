@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from farthing.config.base import Config, Count, NonNegative, Share
-from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, OptimConfig, RewardConfig, TaskConfig
+from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, OptimConfig, RewardConfig, StyleConfig, TaskConfig
 from farthing.reflection import REFLECTION_WORDS
 
 Leaves = Literal["model", "reward_model", "data", "table"]
@@ -38,22 +38,6 @@ class TrainConfig(StageConfig):
     max_microbatch_tokens: Count = 8192
     """Tokens, padding included, in one forward pass."""
     recompute_activations: bool = False
-
-
-class StyleConfig(Config):
-    """How often a training document answers in each way; the shares must add up to 1."""
-
-    chain: Share = 0.3
-    direct: Share = 0.5
-    untagged: Share = 0.2
-    """The bare answer, without tags: the format is then something left to learn."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> "StyleConfig":
-        total = self.chain + self.direct + self.untagged
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"chain + direct + untagged must be 1, got {total:g}")
-        return self
 
 
 class ExpertsConfig(Config):
@@ -162,8 +146,3 @@ class GrpoConfig(TrainConfig):
         if self.overlong_buffer >= self.max_completion_tokens:
             raise ValueError("overlong_buffer must be smaller than max_completion_tokens")
         return self
-
-
-STAGE_KINDS: tuple[type[StageConfig], ...] = (PretrainConfig, SftConfig, GrpoConfig)
-
-AnyStage = Annotated[PretrainConfig | SftConfig | GrpoConfig, Field(discriminator="kind")]

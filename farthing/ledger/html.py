@@ -5,7 +5,7 @@ from decimal import Decimal
 from html import escape
 from typing import Any
 
-from farthing.ledger.statement import usd_short
+from farthing.ledger.statement import superseded_line, usd_short
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -55,6 +55,7 @@ def bill_body(page: dict[str, Any], level: int) -> str:
                 for a in page["attempts"]
             ),
         ),
+        *_superseded(page, level),
         _heading("Energy", level),
         "<p>{kwh:.4g} kWh, give or take {error_kwh:.4g} ({method}).</p>".format(**page["energy"]),
         _heading("Prices", level),
@@ -83,6 +84,11 @@ def _boundaries(boundaries: Sequence[dict[str, Any]], level: int) -> str:
 def _gains(page: dict[str, Any], level: int) -> list[str]:
     says = [gain["says"] for gain in page.get("gains", [])] + ([page["marginal"]["says"]] if page.get("marginal") else [])
     return [_heading("What it bought", level), _list(says, "")] if says else []
+
+
+def _superseded(page: dict[str, Any], level: int) -> list[str]:
+    lines = [superseded_line(line) for line in page["superseded"]]
+    return [_heading("Stages run again", level), _list(lines, "")] if lines else []
 
 
 def _phases(page: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""samples.jsonl and data.jsonl -> the chains of every stage that are worth a look: before, on the way, after, and what was kept."""
+"""samples.jsonl and data.jsonl -> some chains of every stage to look at: before, on the way, after, and what was kept."""
 
 import json
 from collections.abc import Iterator, Sequence

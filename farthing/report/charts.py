@@ -6,6 +6,7 @@ Coordinates are whole half-pixels.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -108,7 +109,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def number(value: float, unit: str, among: Sequence[float]) -> str:
     """As short as tells a tick from its neighbours."""
-    gap = min((b - a for a, b in zip(among, among[1:], strict=False)), default=abs(value) or 1.0)
+    gap = min((b - a for a, b in pairwise(among)), default=abs(value) or 1.0)
     if unit == "share":
         return f"{value:.{max(0, -math.floor(math.log10(gap * 100) + 1e-9))}%}"
     sign, size = ("-" if value < 0 else "") + ("$" if unit == "$" else ""), abs(value)
@@ -132,13 +133,15 @@ def _set(panel: Panel, rows: Sequence[Row], axis: Axis, y: Scale, evals: Evaluat
     """Everything of a chart that depends on what it runs along."""
     x = Scale(0.0, axis.end, LEFT, width - RIGHT)
     at = ticks(0.0, x.high, MOST_X_TICKS if width == LARGE else MOST_X_TICKS - 2)
-    marks = Markup().join(
-        Markup('<text class="x" x="{}" y="{}">{}</text>').format(x(v), HEIGHT - BOTTOM + 32, number(v, axis.unit, at)) for v in at
-    )
-    title = Markup('<text class="x title" x="{}" y="{}">{}</text>').format((LEFT + width - RIGHT) // 2, HEIGHT - 10, axis.title)
+    marks = Markup().join(_x_text(x(v), HEIGHT - BOTTOM + 32, number(v, axis.unit, at)) for v in at)
+    title = _x_text((LEFT + width - RIGHT) // 2, HEIGHT - 10, axis.title)
     lines = Markup().join(_line(line, rows, axis, x, y) for line in panel.lines)
     full = Markup().join(_evaluation(e, x(0.0 if label == "before" else axis.end), y) for label, e in evals.items())
     return Markup('<g class="by-{}">{}{}{}{}</g>').format(axis.name, marks, title, lines, full)
+
+
+def _x_text(x: int, y: int, text: str) -> Markup:
+    return Markup('<text class="x" x="{}" y="{}">{}</text>').format(x, y, text)
 
 
 def _line(line: Line, rows: Sequence[Row], axis: Axis, x: Scale, y: Scale) -> Markup:
@@ -173,7 +176,7 @@ def thinned(points: Points) -> Points:
 def path(points: Points, x: Scale, y: Scale) -> str:
     """Relative steps between whole coordinates: half the bytes of absolute ones, and no rounding error adds up."""
     places = [(x(a), y(b)) for a, b in points]
-    moves = (f"{b[0] - a[0]} {b[1] - a[1]}" for a, b in zip(places, places[1:], strict=False))
+    moves = (f"{b[0] - a[0]} {b[1] - a[1]}" for a, b in pairwise(places))
     return f"M{places[0][0]} {places[0][1]}l{' '.join(moves)}" if len(places) > 1 else f"M{places[0][0]} {places[0][1]}"
 
 

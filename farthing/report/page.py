@@ -125,6 +125,7 @@ def _text(name: str) -> str:
 
 
 def _template(name: str) -> Any:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=visible, trim_blocks=True, lstrip_blocks=True)
+    lines = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=visible, **lines)
     environment.filters |= {"duration": duration, "usd": usd_short}
     return environment.from_string(_text(name))

@@ -102,7 +102,7 @@ def stage_view(
         charts=[c for c in shown if c.legend],
         more=[draw(p, evals={}, is_large=False) for p in panels if p not in first],
         ends=_ends(name, config, rows),
-        evals=[(when, result, interval(result["ci95"][0], result["pass_at_1"], result["ci95"][1])) for when, result in evals.items()],
+        evals=[(when, e, interval(e["ci95"][0], e["pass_at_1"], e["ci95"][1])) for when, e in evals.items()],
         chains=[chain_view(c, find_switches) for c in choose(chains)],
         num_chains=len(chains),
         samples=[chain_view(c, find_switches) for c in kept],

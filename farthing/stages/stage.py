@@ -10,6 +10,7 @@ import torch
 from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore, load_state
 from farthing.config import EvalConfig, GrpoConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.config.graph import SOURCE
 from farthing.data.batches import Microbatch
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -20,12 +21,14 @@ from farthing.manifest import damage, score_of, step_of
 from farthing.models.decoder import Decoder
 from farthing.models.huggingface import save_model, weights_sha256
 from farthing.optim import Optimizer, learning_rate
-from farthing.precision import Precision
+from farthing.precision import DTYPES, Precision
 from farthing.renderer import Renderer
 from farthing.rollout import Group
 from farthing.run import Run
+from farthing.sources import open_folder, source_model
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
+from farthing.tokenizer import Tokenizer
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 SAMPLES_KEPT = 8
@@ -244,3 +247,19 @@ def training_flops(model: Decoder, batches: Sequence[Microbatch], with_mtp: bool
     num_logits = sum(len(b.targets_R) for b in batches)
     ahead = model.shape.mtp_flops(num_tokens, context, num_logits) if with_mtp else 0
     return 3 * (model.shape.forward_flops(num_tokens, context, num_logits) + ahead)
+
+
+def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
+    """The model that stage `name` left, or the recipe's own; RunError where it is not the one that the stage wrote."""
+    if name == SOURCE:
+        return source_model(run.recipe.model, run.recipe.seed, run.dir, DTYPES[precision])
+    result = run.result(name)
+    assert result is not None, "the plan runs a stage after all that it reads"
+    folder = run.stage_dir(name) / "model"
+    model, tokenizer = open_folder(folder, DTYPES[precision])
+    if weights_sha256(model) != result["weights_sha256"]:
+        raise RunError(
+            f"the weights in {folder} are not those that stage {name} wrote (their sha256 differs); put them back, or make "
+            f"them again with --from {name}"
+        )
+    return model, tokenizer

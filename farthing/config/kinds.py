@@ -1,0 +1,12 @@
+"""Every kind of stage there is: the union that the tables under [stages] are read as."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from farthing.config.evaluating import EvaluateConfig
+from farthing.config.stages import GrpoConfig, PretrainConfig, SftConfig, StageConfig
+
+STAGE_KINDS: tuple[type[StageConfig], ...] = (PretrainConfig, SftConfig, GrpoConfig, EvaluateConfig)
+
+AnyStage = Annotated[PretrainConfig | SftConfig | GrpoConfig | EvaluateConfig, Field(discriminator="kind")]
