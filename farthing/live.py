@@ -22,6 +22,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "accuracy": ("correct", "{:.1%}"),
     "eval_accuracy": ("held-out", "{:.1%}"),
     "completion_tokens": ("length", "{:.1f}"),
+    "kept": ("kept", "{:,.0f}"),
     "entropy": ("entropy", "{:.3f}"),
     "logprob_gap": ("gap", "{:.0e}"),
     "rollout_tokens_per_s": ("sample t/s", "{:,.0f}"),

@@ -82,7 +82,7 @@ def test_nothing_to_plot_and_no_run_are_said(tmp_path: Path) -> None:
     history = RunHistory(tmp_path)
     history.start()
     history.end()
-    with pytest.raises(RunError, match="no step yet"):
+    with pytest.raises(RunError, match="no step of training yet"):
         plot_run(history.dir, tmp_path / "out")
     with pytest.raises(RunError, match="no run directory"):
         plot_run(tmp_path / "nowhere", tmp_path / "out")

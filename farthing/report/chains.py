@@ -54,14 +54,12 @@ def choose(chains: Sequence[Chain]) -> list[Chain]:
     return [c for when, count in SHOWN.items() for c in spread([c for c in chains if c["when"] == when], count)]
 
 
-def read_data(path: Path) -> tuple[list[Chain], int]:
-    """(some samples of a data.jsonl evenly spread over it, how many it has). It may be far larger than memory."""
-    with path.open("rb") as file:
-        total = sum(1 for line in file if line.strip())
+def read_data(path: Path, total: int) -> list[Chain]:
+    """Some of the `total` samples of a data.jsonl, evenly spread over it. It may be far larger than memory."""
     wanted = set(spread(range(total), SHOWN_OF_DATA))
     with path.open("rb") as file:
         lines = (line for line in file if line.strip())
-        return [json.loads(line) for number, line in enumerate(lines) if number in wanted], total
+        return [json.loads(line) for number, line in enumerate(lines) if number in wanted]
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:

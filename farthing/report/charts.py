@@ -194,5 +194,5 @@ def interval(low: float, value: float, high: float) -> Markup:
     """A share with its interval as a small bar from 0 to 1, for a table; the numbers stand beside it."""
     return Markup(
         '<svg class="interval" viewBox="0 0 200 24" aria-hidden="true"><path class="grid" d="M0 12H200"/>'
-        '<path d="M{} 12H{}"/><circle cx="{}" cy="12" r="7"/></svg>'
-    ).format(round(200 * low), round(200 * high), min(max(round(200 * value), 7), 193))
+        '<path d="M{} 12H{}"/><circle cx="{}" cy="12" r="6"/></svg>'
+    ).format(round(200 * low), round(200 * high), min(max(round(200 * value), 6), 194))

@@ -1,5 +1,6 @@
 """One stage of a run -> what the page shows of it: facts, charts, evaluations, chains, and the samples it kept."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,12 +11,16 @@ from markupsafe import Markup
 
 from farthing.config import Recipe, StageConfig
 from farthing.config.graph import SOURCE, inputs_of, model_input
+from farthing.files import read_json
 from farthing.panels import Panel, Row, all_panels, logged, main_panels, metric
 from farthing.report.axes import Place, axes
 from farthing.report.chains import Chain, choose, read_data
 from farthing.report.charts import COLOURS, chart, interval
 from farthing.report.text import FindSwitches, chain, excerpt
 from farthing.symptoms.curves import StageCurves, number
+
+ELSEWHERE = ("metrics", "eval", "file")
+"""Keys of result.json that the page shows in a way of their own."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class ChartView:
 
 @dataclass(frozen=True)
 class ChainView:
-    """One chain with its reward; `marks` counts its stretches in another language."""
+    """One chain with its reward; `marks` counts its stretches in another language, as far as it is shown."""
 
     where: str
     verdict: str
@@ -42,6 +47,7 @@ class ChainView:
     read: str | None
     text: Markup
     marks: int
+    is_cut: bool
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,9 @@ class StageView:
     ends: list[tuple[str, str, str, str]]
     """(metric, what it is, early, late)."""
     evals: list[tuple[str, Mapping[str, Any], Markup]]
+    """(before or after, result, its interval drawn)."""
+    figures: list[tuple[str, str]]
+    """What else the stage says of its result: (name, value)."""
     chains: list[ChainView]
     num_chains: int
     samples: list[ChainView] = field(default_factory=list)
@@ -71,8 +80,9 @@ class StageView:
             return f"{self.num_samples:,} samples kept"
         if shares:
             return "pass@1 " + " to ".join(shares)
-        loss = next((late for name, _, _, late in self.ends if name == "loss"), None)
-        return f"loss {loss}" if loss else ""
+        late = {name: value for name, _, _, value in self.ends}
+        said = next((name for name in ("accuracy", "loss") if name in late), None)
+        return f"{said} {late[said]}" if said else ""
 
 
 def stage_view(
@@ -87,12 +97,16 @@ def stage_view(
     name = summary["name"]
     config = recipe.stages[name]
     evals = {} if config.leaves == "table" else summary.get("eval", {})
+    by_problems = {when: result for when, result in evals.items() if "pass_at_1" in result}
     first = main_panels(rows)
+    of_hero = by_problems if "reward" in logged(rows) else {}
     draw = partial(_chart, rows=rows, places=places, num_steps=config.num_steps)
     panels = [] if config.leaves == "table" else all_panels(rows)
-    shown = [draw(p, evals=evals if i == 0 and "reward" in logged(rows) else {}, is_large=i == 0) for i, p in enumerate(first)]
-    data = run_dir / "stages" / name / "data.jsonl"
-    kept, num_kept = read_data(data) if data.is_file() else ([], None)
+    shown = [
+        draw(p, evals=by_problems if i == 0 and "reward" in logged(rows) else {}, is_large=i == 0) for i, p in enumerate(first)
+    ]
+    file = Path(summary.get("file", ""))
+    kept = read_data(file, summary["num_samples"]) if "num_samples" in summary else []
     start = model_input(recipe.stages, name)
     return StageView(
         name=name,
@@ -101,14 +115,29 @@ def stage_view(
         reads=list(dict.fromkeys([start if start != SOURCE else "the recipe's model", *inputs_of(recipe.stages, name)])),
         charts=[c for c in shown if c.legend],
         more=[draw(p, evals={}, is_large=False) for p in panels if p not in first],
-        ends=_ends(name, config, rows),
-        evals=[(when, e, interval(e["ci95"][0], e["pass_at_1"], e["ci95"][1])) for when, e in evals.items()],
+        ends=[] if config.leaves == "table" else _ends(name, config, rows),
+        evals=[(when, e, interval(e["ci95"][0], e["pass_at_1"], e["ci95"][1])) for when, e in by_problems.items()],
+        figures=_figures(run_dir / "stages" / name / "result.json", evals),
         chains=[chain_view(c, find_switches) for c in choose(chains)],
         num_chains=len(chains),
         samples=[chain_view(c, find_switches) for c in kept],
-        num_samples=num_kept,
-        file=str(data.relative_to(run_dir)) if num_kept is not None else "",
+        num_samples=summary.get("num_samples"),
+        file=file.name,
     )
+
+
+def _figures(path: Path, evals: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Of result.json, all but what the page has elsewhere; and evaluations that ask no problems, as of a reward model."""
+    result = read_json(path) if path.is_file() else {}
+    other = {f"{when}: {key}": value for when, e in evals.items() if "pass_at_1" not in e for key, value in e.items()}
+    more = {key: value for key, value in result.items() if key not in ELSEWHERE}
+    return [(key, figure(value)) for key, value in (result.get("metrics", {}) | other | more).items()]
+
+
+def figure(value: Any) -> str:
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return f"{value:,.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _chart(
@@ -135,7 +164,7 @@ def _ends(name: str, config: StageConfig, rows: Sequence[Row]) -> list[tuple[str
 def chain_view(row: Chain, find_switches: FindSwitches) -> ChainView:
     """Of a row of samples.jsonl or data.jsonl; a key it lacks is left out of the page."""
     text = str(row.get("completion", ""))
-    head, _, tail = excerpt(text)
+    head, left_out, tail = excerpt(text)
     accuracy, tokens = row.get("accuracy"), row.get("tokens")
     facts = [str(row[key]) for key in ("task", "domain", "source") if row.get(key)]
     facts += [f"{tokens:,} tokens"] if tokens is not None else []
@@ -151,6 +180,7 @@ def chain_view(row: Chain, find_switches: FindSwitches) -> ChainView:
         read=None if row.get("read") is None else short(str(row["read"])),
         text=chain(text, find_switches),
         marks=len(find_switches(head)) + len(find_switches(tail)),
+        is_cut=left_out > 0,
     )
 
 
