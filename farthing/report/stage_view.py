@@ -102,9 +102,7 @@ def stage_view(
     of_hero = by_problems if "reward" in logged(rows) else {}
     draw = partial(_chart, rows=rows, places=places, num_steps=config.num_steps)
     panels = [] if config.leaves == "table" else all_panels(rows)
-    shown = [
-        draw(p, evals=by_problems if i == 0 and "reward" in logged(rows) else {}, is_large=i == 0) for i, p in enumerate(first)
-    ]
+    shown = [draw(p, evals=of_hero if p is first[0] else {}, is_large=p is first[0]) for p in first]
     file = Path(summary.get("file", ""))
     kept = read_data(file, summary["num_samples"]) if "num_samples" in summary else []
     start = model_input(recipe.stages, name)

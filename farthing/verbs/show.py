@@ -69,9 +69,8 @@ def print_summary(run_dir: Path, as_json: bool) -> None:
         console.print(evals)
     for stage in summary["stages"]:
         if "num_samples" in stage:
-            console.print(
-                f"{stage['name']} kept {stage['num_samples']:,} samples: {stage['file']}", markup=False, soft_wrap=True
-            )
+            line = f"{stage['name']} kept {stage['num_samples']:,} samples: {stage['file']}"
+            console.print(line, markup=False, soft_wrap=True)
         if stage.get("table"):
             console.print(_table_of_models(stage["table"]))
     console.print(f"weights sha256 {summary['weights_sha256'] or '(none yet)'}", soft_wrap=True)
