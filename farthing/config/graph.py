@@ -15,8 +15,8 @@ from farthing.config.stages import StageConfig
 
 SOURCE = "source"
 """In place of a stage's name: the model of the recipe's [model] table."""
-NOT_DECISIVE = ("budget_usd", "budget_hours", "purpose", "checkpoint")
-"""Keys of a stage that change what it costs or keeps on the way, not what it makes."""
+NOT_DECISIVE = ("budget_usd", "budget_hours", "purpose", "checkpoint", "reflection_words")
+"""Keys of a stage that change what it costs, keeps or counts on the way, not what it makes."""
 
 
 def model_input(stages: Mapping[str, StageConfig], name: str) -> str:
