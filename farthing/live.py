@@ -24,6 +24,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "eval_accuracy": ("held-out", "{:.1%}"),
     "held_out_bits_per_byte": ("bits/byte", "{:.3f}"),
     "completion_tokens": ("length", "{:.1f}"),
+    "kept": ("kept", "{:,.0f}"),
     "entropy": ("entropy", "{:.3f}"),
     "logprob_gap": ("gap", "{:.0e}"),
     "rollout_tokens_per_s": ("sample t/s", "{:,.0f}"),

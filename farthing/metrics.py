@@ -15,6 +15,7 @@ METRICS: dict[str, Metric] = {
     "format": Metric("share", "rollouts that keep <think>...</think><answer>...</answer>, right or wrong"),
     "completion_tokens": Metric("tokens", "mean length of the step's completions"),
     "truncated": Metric("share", "completions cut at max_completion_tokens"),
+    "reflection": Metric("words", "self-verification words in a completion, mean over the step's rollouts"),
     "flat_groups": Metric("share", "groups without signal: every rollout got the same reward"),
     "resampled_groups": Metric("groups", "groups replaced by dynamic sampling"),
     "entropy": Metric("nats", "mean entropy of the policy's next-token distribution on completions"),

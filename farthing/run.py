@@ -4,7 +4,7 @@ run_dir/
   run.json  recipe.json     who it is: resolved recipe, hash, seed, commit, versions, machine; written before step 0
   ledger.sqlite             every phase of every attempt; ledger.jsonl mirrors it
   metrics.jsonl             one line a step, with the attempt that made it
-  samples.jsonl             some rollouts of every evaluation, to read
+  samples.jsonl             some rollouts of every evaluation and of training, to read
   checkpoints/STAGE/        training state, while the stage runs
   stages/STAGE/             stage.json says under which key it runs; model/ (a Hugging Face folder), data.jsonl or table.json,
                             and result.json, once it is done; best/ where an earlier model did better in a quick evaluation

@@ -84,6 +84,11 @@ def curves(run_dir: Path) -> dict[str, dict[int, dict[str, Any]]]:
     return {name: dict(sorted(steps.items())) for name, steps in stages.items()}
 
 
+def superseded(run_dir: Path) -> dict[str, int]:
+    """Stage -> the attempt that last began it anew because its recipe had changed; what earlier ones logged is void."""
+    return {row["stage"]: row["attempt"] for row in read_metrics(run_dir) if "superseded" in row}
+
+
 def is_running(run_dir: Path) -> bool:
     """Whether a process holds the run's lock."""
     path = run_dir / "lock"
@@ -160,8 +165,15 @@ def _stage(
     best = {"best": result["best"]} if result and "best" in result else {}
     if result and "file" in result:
         file = path.parent / result["file"]
-        stage |= {"file": str(file)} | ({"table": read_json(file)["rows"]} if file.name == "table.json" else {})
+        holds = {"table": read_json(file)["rows"]} if file.name == "table.json" else {"num_samples": count_lines(file)}
+        stage |= {"file": str(file), **holds}
     return stage | ({"eval": evals} if evals else {}) | best
+
+
+def count_lines(path: Path) -> int:
+    """Lines with something in them, without holding the file in memory."""
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
 
 
 def _status(run_dir: Path, stages: list[dict[str, Any]], attempts: list[dict[str, Any]]) -> str:

@@ -17,8 +17,8 @@ SOURCE = "source"
 """In place of a stage's name: the model of the recipe's [model] table."""
 OWN = "own"
 """In place of a stage's name: a model that the stage's own table describes."""
-NOT_DECISIVE = ("budget_usd", "budget_hours", "purpose", "checkpoint")
-"""Keys of a stage that change what it costs or keeps on the way, not what it makes."""
+NOT_DECISIVE = ("budget_usd", "budget_hours", "purpose", "checkpoint", "reflection_words")
+"""Keys of a stage that change what it costs, keeps or counts on the way, not what it makes."""
 
 
 def model_input(stages: Mapping[str, StageConfig], name: str) -> str:

@@ -2,13 +2,15 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from farthing.config.base import Config, Count, NonNegative, Share
 from farthing.config.model import ModelConfig
 from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, OptimConfig, RewardConfig, StyleConfig, TaskConfig
+from farthing.reflection import REFLECTION_WORDS
 
 Leaves = Literal["model", "reward_model", "data", "table"]
+Word = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 
 
 class StageConfig(BudgetConfig):
@@ -205,6 +207,8 @@ class GrpoConfig(TrainConfig):
     """DAPO: replace groups without signal by new prompts, at most this many times a step; 0: off."""
     overlong_buffer: Annotated[int, Field(ge=0)] = 0
     """DAPO: tokens before the limit over which a length penalty rises to 1; 0: off."""
+    reflection_words: list[Word] = list(REFLECTION_WORDS)
+    """Self-verification words whose number in a completion is logged as `reflection`; they change no weight."""
 
     @model_validator(mode="after")
     def _minibatches_fit(self) -> "GrpoConfig":

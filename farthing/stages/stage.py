@@ -23,6 +23,7 @@ from farthing.models.huggingface import save_model, weights_sha256
 from farthing.optim import Optimizer, learning_rate
 from farthing.precision import DTYPES, Precision
 from farthing.renderer import Renderer
+from farthing.rollout import Group
 from farthing.run import Run
 from farthing.sources import stage_folder, stage_model
 from farthing.tasks.problem import Problem
@@ -31,6 +32,7 @@ from farthing.tokenizer import Tokenizer
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 SAMPLES_KEPT = 8
+"""Rollouts of each full evaluation that are kept to be read."""
 
 
 class Stateful(Protocol):
@@ -140,7 +142,7 @@ class Stage(Generic[ConfigT]):
             return kept
         with self.run.phase("eval"):
             evaluation = self._evaluate(engine, problems, config, config.samples)
-        self._keep_samples(label, evaluation)
+        self.keep_samples(label, evaluation.groups_P[:SAMPLES_KEPT])
         result = evaluation.result.to_json()
         write_json(path, result)
         self.run.note_artefact("evaluation", [path], keeps="eval")
@@ -172,19 +174,11 @@ class Stage(Generic[ConfigT]):
         config: Any = self.config
         return config.max_completion_tokens, tuple(getattr(config, "stop", ())), config.reward
 
-    def _keep_samples(self, label: str, evaluation: Evaluation) -> None:
-        for group in evaluation.groups_P[:SAMPLES_KEPT]:
-            rollout = group[0]
-            row = {
-                "stage": self.name,
-                "eval": label,
-                "question": rollout.problem.question,
-                "answer": rollout.problem.answer,
-                "completion": rollout.text,
-                "accuracy": rollout.reward.accuracy if rollout.reward else None,
-                "stop_reason": str(rollout.completion.stop_reason),
-            }
-            append_line(self.run.dir / "samples.jsonl", row)
+    def keep_samples(self, when: str, groups_P: Sequence[Group]) -> None:
+        """The first rollout of each group goes to samples.jsonl: which ones are kept must not depend on how good they are."""
+        for group in groups_P:
+            place = {"stage": self.name, "attempt": self.run.attempt, "step": self.run.step, "when": when}
+            append_line(self.run.dir / "samples.jsonl", place | group[0].to_json())
 
     # after the loop ----------------------------------------------------------------------------------------------------
 

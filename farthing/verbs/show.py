@@ -62,11 +62,15 @@ def print_summary(run_dir: Path, as_json: bool) -> None:
         steps, time = f"{stage['steps_done']}/{stage['num_steps']}", f"{stage['seconds']:.0f} s"
         stages.add_row(stage["name"], stage["kind"], stage["status"], steps, time, f"${float(stage['usd']):.4f}")
         for label, result in stage.get("eval", {}).items():
-            evals.add_row(f"{label} {stage['name']}", *_eval_cells(result))
+            if "pass_at_1" in result:
+                evals.add_row(f"{label} {stage['name']}", *_eval_cells(result))
     console.print(stages)
     if evals.row_count:
         console.print(evals)
     for stage in summary["stages"]:
+        if "num_samples" in stage:
+            line = f"{stage['name']} kept {stage['num_samples']:,} samples: {stage['file']}"
+            console.print(line, markup=False, soft_wrap=True)
         if stage.get("table"):
             console.print(_table_of_models(stage["table"]))
     console.print(f"weights sha256 {summary['weights_sha256'] or '(none yet)'}", soft_wrap=True)

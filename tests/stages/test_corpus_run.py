@@ -13,8 +13,9 @@ from farthing.checkpoint import load_state
 from farthing.config import PretrainConfig, Recipe, StageConfig, load_recipe
 from farthing.errors import RecipeError
 from farthing.live import PlainLines
+from farthing.panels import main_panels
 from farthing.pipeline import check_tasks, run_recipe
-from farthing.plot import panels_of, plot_run
+from farthing.plot import plot_run
 from farthing.run import Metrics
 from farthing.tokenizer import Tokenizer
 from tests.conftest import farthing_json
@@ -137,7 +138,7 @@ def test_the_batch_grows_and_the_held_out_loss_is_shown_when_due(
     assert 8 > bits[2] > bits[5] > end > 0
     assert any(line.startswith("base 3/8") and f"bits/byte {bits[2]:.3f}" in line for line in lines)
     assert not any(line.startswith("base 4/8") for line in lines)
-    assert panels_of(stage)[1][0].lines[0].metric == "held_out_bits_per_byte"
+    assert main_panels(rows)[1].lines[0].metric == "held_out_bits_per_byte"
     assert plot_run(run_dir, tmp_path, formats=("svg",))[0].stat().st_size > 10_000
 
 
