@@ -228,8 +228,7 @@ def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = Non
     prompt, length = speed.prompt_tokens, config.max_completion_tokens
     if isinstance(config, GrpoConfig):
         rollouts = config.num_prompts * config.group_size
-        step = rollouts * length / speed.sampled_per_s + rollouts * (prompt + length) / speed.trained_per_s
-        total = config.num_steps * step
+        total = config.num_steps * rollouts * (length / speed.sampled_per_s + (prompt + length) / speed.trained_per_s)
     elif isinstance(config, DistillConfig):
         rollouts = config.num_prompts * config.group_size if config.method == "on_policy" else 0
         tokens = (rollouts or config.batch_samples) * (prompt + length)

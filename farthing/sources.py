@@ -23,8 +23,9 @@ def starting_model(recipe: Recipe, run_dir: Path, stage: str, dtype: torch.dtype
     own = config.own_model()
     if own is None:
         return stage_model(recipe, run_dir, model_input(recipe.stages, stage), dtype)
-    speaks_as_teacher = isinstance(config, DistillConfig) and own.tokenizer.kind == "teacher"
-    tokenizer = stage_tokenizer(recipe, run_dir, config.teacher) if speaks_as_teacher else None
+    tokenizer = None
+    if isinstance(config, DistillConfig) and own.tokenizer.kind == "teacher":
+        tokenizer = stage_tokenizer(recipe, run_dir, config.teacher)
     return source_model(own, recipe.seed, run_dir, dtype, tokenizer)
 
 
