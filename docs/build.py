@@ -19,22 +19,15 @@ from farthing.cli import app
 from farthing.metrics import METRICS
 
 README = Path(__file__).parent.parent / "README.md"
-TABLES = (
-    config.Recipe,
-    config.ModelConfig,
-    config.ShapeConfig,
-    config.PromptConfig,
-    config.TaskConfig,
-    config.PretrainConfig,
-    config.StyleConfig,
-    config.SftConfig,
-    config.GrpoConfig,
-    config.RewardConfig,
-    config.EvalConfig,
-    config.OptimConfig,
-    config.CheckpointConfig,
-    config.HardwareConfig,
-)
+BASES = {"Config", "BudgetConfig", "StageConfig", "TrainConfig", "CorpusStageConfig"}
+"""Their keys are listed with the tables that have them."""
+
+
+def tables() -> list[type[config.Config]]:
+    """Every table a recipe can have: the recipe, its stages by kind, then what is inside them."""
+    found = {n: t for n in config.__all__ if isinstance(t := getattr(config, n), type) and issubclass(t, config.Config)}
+    tables = [t for n, t in found.items() if n not in BASES]
+    return sorted(tables, key=lambda t: (t is not config.Recipe, not issubclass(t, config.StageConfig), t.__name__))
 
 
 def build() -> str:
@@ -43,7 +36,7 @@ def build() -> str:
         "## Commands\n",
         *_commands(),
         "## Recipe keys\n\nA recipe is TOML. Stages are tables under `[stages]`, in order.\n",
-        *map(_table, TABLES),
+        *map(_table, tables()),
         "## Metrics\n\n`metrics.jsonl` has a line a step with these names.\n\n| name | unit | meaning |\n|---|---|---|",
         *(f"| `{name}` | {m.unit} | {m.meaning} |" for name, m in METRICS.items()),
         "\n## Errors and exit codes\n\n```text",
@@ -70,9 +63,10 @@ def _option(parameter: Any) -> str:
 
 
 def _table(model: type[config.Config]) -> str:
-    kinds = get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+    kinds = get_args(model.model_fields["kind"].annotation) if issubclass(model, config.StageConfig) else ()
     title = f'`kind = "{kinds[0]}"`' if kinds else f"`{model.__name__}`"
-    rows = [f"| `{name}` | {_default(field)} | {field.description or ''} |" for name, field in model.model_fields.items()]
+    fields = model.model_fields.items()
+    rows = [f"| `{name}` | {_default(field)} | {' '.join((field.description or '').split())} |" for name, field in fields]
     doc = inspect.cleandoc(model.__doc__ or "")
     return "\n".join([f"### {title}\n\n{doc}\n\n| key | default | meaning |", "|---|---|---|", *rows, ""])
 

@@ -14,6 +14,7 @@ from farthing.ledger.entry import detail_of, usd_text
 from farthing.ledger.gains import gains, marginal
 from farthing.ledger.overhead import Overhead
 from farthing.ledger.projects import BOOK, is_project, members, open_project, project_account, refresh
+from farthing.ledger.superseded import Replaced
 from farthing.summary import read_metrics, recipe_of
 
 CURVE_POINTS = 5000
@@ -38,9 +39,10 @@ def _run_bill(run_dir: Path, overhead: Overhead | None) -> Bill:
         account = read_account(ledger)
         bill = make_bill(account, peaks[0] if peaks else None, pretrains, overhead)
         eval_usd = _evaluation_costs(ledger, account)
-    stage_usd = {name: Decimal(usd_text(stage.sums["picousd"])) for name, stage in bill.stages.items()}
+    counting = {name: stage.sums["picousd"] - stage.superseded_picousd for name, stage in bill.stages.items()}
+    stage_usd = {name: Decimal(usd_text(picousd)) for name, picousd in counting.items()}
     bill.extra["gains"] = gains(_evaluations(run_dir), stage_usd, eval_usd)
-    bill.extra["marginal"] = marginal(list(_reward_curve(run_dir)))
+    bill.extra["marginal"] = marginal(list(_reward_curve(run_dir, account.superseded)))
     return bill
 
 
@@ -65,11 +67,12 @@ def _evaluation_costs(ledger: Ledger, account: Account) -> dict[tuple[str, str],
     return costs
 
 
-def _reward_curve(run_dir: Path) -> Iterator[tuple[float, float]]:
+def _reward_curve(run_dir: Path, superseded: list[Replaced]) -> Iterator[tuple[float, float]]:
     """(dollars so far, reward) of the last stage that has a reward; a step that was done twice counts as it was last."""
+    since = {entry.stage: entry.attempt for entry in superseded}
     stages: dict[str, dict[int, tuple[float, float]]] = {}
     for row in read_metrics(run_dir):
-        if "reward" in row and "usd" in row:
+        if "reward" in row and "usd" in row and row.get("attempt", 0) >= since.get(row["stage"], 0):
             stages.setdefault(row["stage"], {})[row["step"]] = (row["usd"], row["reward"])
     if stages:
         curve = [point for _, point in sorted(list(stages.values())[-1].items())]

@@ -39,6 +39,11 @@ VERBS = {
     "show": Verb("show:show", LOOK, "What a run did: stages, evaluations before and after, weights' digest."),
     "doctor": Verb("doctor:doctor", LOOK, "Say in words what is wrong with a run, with the evidence and the knob to turn."),
     "plot": Verb("plot:plot", LOOK, "Draw a run's curves as PNG and SVG."),
+    "report": Verb(
+        "report:report",
+        LOOK,
+        "Write one HTML page about a run that needs nothing else: curves, chains, the table of models, findings, the bill.",
+    ),
     "profile": Verb(
         "profile:profile", LOOK, "Where a step's time and memory go: phases, operators, share of the machine's limits."
     ),

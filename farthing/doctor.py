@@ -3,7 +3,7 @@
 `symptoms` reads the curves of each stage; this file reads the ledger and the checkpoints, and puts it all in order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -13,14 +13,17 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from farthing.config import CorpusStageConfig, GrpoConfig, Recipe
+from farthing.config import EvalConfig, GrpoConfig, Recipe, StageConfig, TrainConfig
 from farthing.errors import LedgerError
 from farthing.files import read_json
 from farthing.manifest import damage
 from farthing.summary import bill_of, curves, damaged_lines, is_running, open_run, recipe_of
+from farthing.symptoms.collecting import collected
 from farthing.symptoms.corpus import CORPUS_CHECKS, not_finite
 from farthing.symptoms.curves import MIN_STEPS, SEVERITIES, Finding, StageCurves
+from farthing.symptoms.distill import DISTILL_CHECKS
 from farthing.symptoms.grpo import GRPO_CHECKS, standstill
+from farthing.symptoms.hacking import REWARD_MODEL_CHECKS
 
 __all__ = ["Finding", "diagnose", "render", "to_json"]
 
@@ -59,13 +62,24 @@ def render(findings: Sequence[Finding], console: Console) -> None:
 # the curves ----------------------------------------------------------------------------------------------------------
 
 
+OF_KIND: dict[str, tuple[Callable[[StageCurves], Finding | None], ...]] = {
+    "reward_model": REWARD_MODEL_CHECKS,
+    "distill": DISTILL_CHECKS,
+}
+"""Of other kinds that train and are no reinforcement learning: CORPUS_CHECKS."""
+
+
 def examine(curves: StageCurves) -> list[Finding]:
     """The findings of one stage, led by an `ok` where none is a warning or a problem."""
     name, config = curves.name, curves.config
     broken = not_finite(curves)
     if broken is not None:
         return [broken]
-    if len(curves.rows) < MIN_STEPS:
+    if config.leaves == "table":
+        return []
+    if config.leaves == "data":
+        return collected(curves)
+    if not curves.is_long_enough():
         evidence = f"{len(curves.rows)} steps; {MIN_STEPS} are needed"
         return [Finding("note", f"{name} has too few steps to judge its curves", evidence)]
     if isinstance(config, GrpoConfig):
@@ -74,9 +88,14 @@ def examine(curves: StageCurves) -> list[Finding]:
             found.append(stuck)
         good = Finding("ok", f"{name} shows no symptom", curves.show("reward", "accuracy"))
     else:
-        found = [f for check in CORPUS_CHECKS if (f := check(curves)) is not None]
+        checks = OF_KIND.get(kind_of(config), CORPUS_CHECKS)
+        found = [f for check in checks if (f := check(curves)) is not None]
         good = Finding("ok", f"{name} shows no symptom", curves.show("loss"))
     return found if is_bad(found) else [good, *found]
+
+
+def kind_of(config: StageConfig) -> str:
+    return str(getattr(config, "kind", ""))
 
 
 def is_bad(findings: Sequence[Finding]) -> bool:
@@ -85,8 +104,8 @@ def is_bad(findings: Sequence[Finding]) -> bool:
 
 def _held_out(run_dir: Path, stage: str) -> dict[str, dict[str, Any]]:
     """The full evaluations of a stage by label: before, after."""
-    found = (run_dir / "stages" / stage).glob("eval_*.json")
-    return {path.stem.removeprefix("eval_"): read_json(path) for path in found}
+    found = ((label, run_dir / "stages" / stage / f"eval_{label}.json") for label in ("before", "after"))
+    return {label: read_json(path) for label, path in found if path.is_file()}
 
 
 def _precision(run_dir: Path, recipe: Recipe) -> str:
@@ -138,11 +157,15 @@ def _stopped(run_dir: Path, recipe: Recipe, bill: dict[str, Any]) -> Finding | N
     last = bill["attempts"][-1]
     if last["outcome"] == "interrupted":
         return Finding("note", "The run was interrupted; the same command goes on with it", f"in stage {todo[0]}")
+    if last["outcome"] == "ok":
+        rest = f"not done yet: {', '.join(todo)}"
+        return Finding("note", "Only some stages were asked for; without --only the same command runs the rest", rest)
     outcome = "was killed" if last["outcome"] in ("running", "killed") else "failed"
     where = f"attempt {last['attempt']}, in stage {todo[0]}, after {last['seconds']:.0f} s"
     evidence = f"{where}: {last['error']}" if last["error"] else where
-    if str(last["error"]).startswith("TrainingDiverged"):
-        lower = f"--set {todo[0]}.optim.learning_rate={recipe.stages[todo[0]].optim.learning_rate / 3:.3g}"
+    config = recipe.stages[todo[0]]
+    if str(last["error"]).startswith("TrainingDiverged") and isinstance(config, TrainConfig):
+        lower = f"--set {todo[0]}.optim.learning_rate={config.optim.learning_rate / 3:.3g}"
         return Finding("problem", "Training diverged: a loss or a weight became NaN or infinite", evidence, lower)
     return Finding(
         "problem", f"The last attempt {outcome} before the run was complete", evidence, "give the same command again"
@@ -188,10 +211,11 @@ def _eval_share(recipe: Recipe, bill: dict[str, Any]) -> Finding | None:
 
 
 def _cheaper_eval(stage: str, config: Any) -> str:
-    assert isinstance(config, GrpoConfig | CorpusStageConfig)
-    if config.eval is None:
+    if config.leaves == "table":
+        return f"fewer models in {stage}.models, or a smaller num_problems or samples in {stage}.suites"
+    e: EvalConfig | None = getattr(config, "eval", None)
+    if e is None:
         return ""
-    e = config.eval
     quick = config.num_steps // e.every * e.quick_problems if e.every else 0
     if quick > 2 * e.num_problems * e.samples:
         return f"--set {stage}.eval.every={2 * e.every}"

@@ -8,16 +8,29 @@ import datetime
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 
 from farthing.budget import Budget, Spent
-from farthing.config import CorpusStageConfig, GrpoConfig, Recipe, StageConfig
+from farthing.config import (
+    AskingStage,
+    CorpusStageConfig,
+    DistillConfig,
+    EvaluateConfig,
+    GrpoConfig,
+    PretrainConfig,
+    Recipe,
+    StageConfig,
+    TrainConfig,
+)
+from farthing.config.graph import SOURCE
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
 from farthing.rerun import Action, plan_stages
+from farthing.sources import stage_shape
 
 GIB = 1 << 30
 TO_RUN = ("run", "resume", "again")
@@ -29,6 +42,7 @@ WORDS: dict[Action, str] = {
     "leave": "left out",
 }
 """Before the cost of a stage."""
+SIZES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 
 
 @dataclass(frozen=True)
@@ -109,14 +123,18 @@ def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "")
     speed = probe_speed(recipe) if recipe.runnable else assumed_speed(recipe)
     stages = []
     for name, config in recipe.stages.items():
-        seconds = stage_seconds(config, speed)
+        here, teacher = speeds_of(recipe, name, speed)
+        seconds = stage_seconds(config, here, teacher)
         usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour)
-        memory = memory_bytes(config, speed) / GIB
+        memory = memory_bytes(config, here, teacher) / GIB
         action, why = planned[name].action, planned[name].why
-        stages.append(StageForecast(name, config.kind, arithmetic(config), seconds, usd, memory, action, why))
+        words = arithmetic(config, speed.document_tokens)
+        stages.append(StageForecast(name, config.kind, words, seconds, usd, memory, action, why))
     against = against_budgets(recipe, stages)
+    others = any(recipe.origin_of(name) != SOURCE for name in recipe.stages)
     assumptions = [
         *speed.assumptions,
+        *(["stages with a model of their own are taken to be as fast in FLOPs as the recipe's"] if others else []),
         *against,
         f"{price.device} at ${price.usd_per_device_hour} per device-hour ({price.date})",
     ]
@@ -143,8 +161,18 @@ def against_budgets(recipe: Recipe, stages: list[StageForecast]) -> list[str]:
     return [f"at most {share:.0%} of {what}; at 100% the run stops with a checkpoint" for what, share in used.items()]
 
 
-def arithmetic(config: StageConfig) -> str:
-    """The sizes of a step in words."""
+def speeds_of(recipe: Recipe, name: str, speed: Speed) -> tuple[Speed, Speed | None]:
+    """(of the stage's own model, of the teacher that it asks)."""
+    config = recipe.stages[name]
+    with TemporaryDirectory() as scratch:
+        here = speed if recipe.origin_of(name) == SOURCE else speed.at(stage_shape(recipe, Path(scratch), name))
+        if not isinstance(config, DistillConfig) or config.method == "sft":
+            return here, None
+        return here, speed.at(stage_shape(recipe, Path(scratch), config.teacher))
+
+
+def arithmetic(config: StageConfig, document_tokens: float) -> str:
+    """The sizes of a step in words, and of the stage."""
     if isinstance(config, GrpoConfig):
         rollouts = config.num_prompts * config.group_size
         return (
@@ -154,49 +182,93 @@ def arithmetic(config: StageConfig) -> str:
             f"{config.max_microbatch_tokens:,} tokens; {config.num_steps:,} steps = "
             f"{config.num_steps * rollouts:,} rollouts of {config.num_steps * config.num_prompts:,} prompts"
         )
+    if isinstance(config, DistillConfig):
+        rows = f"{config.batch_samples} samples"
+        if config.method == "on_policy":
+            rollouts = config.num_prompts * config.group_size
+            rows = f"{config.num_prompts} prompts x {config.group_size} completions = {rollouts:,} of the student's rollouts"
+        passes = f", fewer where {config.epochs:g} passes over the data take fewer" if config.epochs else ""
+        return (
+            f"{rows} a step in microbatches of at most {config.max_microbatch_tokens:,} tokens; {config.num_steps:,} "
+            f"steps{passes}"
+        )
+    if isinstance(config, EvaluateConfig):
+        asked = " + ".join(f"{s.num_problems:,} x {s.samples} of {name}" for name, s in config.suites.items())
+        return f"{len(config.models)} models, each {asked} completions"
     assert isinstance(config, CorpusStageConfig)
+    is_corpus = isinstance(config, PretrainConfig) and config.corpus
+    what, each = ("windows", "at most") if is_corpus else ("documents", "about")
+    ramp = config.batch_ramp if isinstance(config, PretrainConfig) else None
+    grows = f", {ramp.start:,} at first and more for {ramp.steps:,} steps," if ramp else ""
+    total = num_documents(config)
     return (
-        f"{config.batch_documents} documents a step in microbatches of at most {config.max_microbatch_tokens:,} "
-        f"tokens; {config.num_steps:,} steps = {config.num_steps * config.batch_documents:,} documents"
+        f"{config.batch_documents:,} {what} a step{grows} in microbatches of at most {config.max_microbatch_tokens:,} "
+        f"tokens; {config.num_steps:,} steps = {total:,} {what} of {each} {document_tokens:,.0f} tokens = {each} "
+        f"{in_short(total * document_tokens)} tokens"
     )
 
 
-def stage_seconds(config: StageConfig, speed: Speed) -> float:
-    """Steps plus evaluations at the speed given."""
-    prompt = speed.prompt_tokens
+def num_documents(config: CorpusStageConfig) -> int:
+    """Of all steps; of a corpus its windows."""
+    return sum(map(config.documents, range(config.num_steps)))
+
+
+def in_short(count: float) -> str:
+    """14_800_016_793_600 -> 14.80T."""
+    size, letter = next(((size, letter) for size, letter in SIZES if count >= size), (1, ""))
+    return f"{count / size:.2f}{letter}" if letter else f"{count:.0f}"
+
+
+def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
+    """Steps plus evaluations at the speed given; samples of a teacher are taken at the length of the longest completion."""
+    if isinstance(config, EvaluateConfig):
+        tokens = sum(s.num_problems * s.samples * s.max_completion_tokens for s in config.suites.values())
+        return len(config.models) * tokens / speed.sampled_per_s
+    assert isinstance(config, AskingStage)
+    prompt, length = speed.prompt_tokens, config.max_completion_tokens
     if isinstance(config, GrpoConfig):
         rollouts = config.num_prompts * config.group_size
-        length = config.max_completion_tokens
-        step = rollouts * length / speed.sampled_per_s + rollouts * (prompt + length) / speed.trained_per_s
+        total = config.num_steps * rollouts * (length / speed.sampled_per_s + (prompt + length) / speed.trained_per_s)
+    elif isinstance(config, DistillConfig):
+        rollouts = config.num_prompts * config.group_size if config.method == "on_policy" else 0
+        tokens = (rollouts or config.batch_samples) * (prompt + length)
+        step = rollouts * length / speed.sampled_per_s + tokens / speed.trained_per_s
+        step += tokens / (3 * teacher.trained_per_s) if teacher is not None else 0
+        total = config.num_steps * step
     else:
-        assert isinstance(config, CorpusStageConfig)
-        length = config.max_completion_tokens
-        step = config.batch_documents * speed.document_tokens / speed.trained_per_s
-    total = config.num_steps * step
-    if config.eval is not None:
-        full = config.eval.num_problems * config.eval.samples * (2 if isinstance(config, GrpoConfig) else 1)
+        total = num_documents(config) * speed.document_tokens / speed.trained_per_s
+    if isinstance(config, PretrainConfig) and config.corpus:
+        times = 1 + (config.num_steps // config.held_out_every if config.held_out_every else 0)
+        # a forward pass is a third of a step
+        total += times * config.held_out_documents * speed.document_tokens / speed.trained_per_s / 3
+    if config.eval is not None and config.tasks:
+        full = config.eval.num_problems * config.eval.samples * (1 if isinstance(config, CorpusStageConfig) else 2)
         quick = config.num_steps // config.eval.every * config.eval.quick_problems if config.eval.every else 0
         total += (full + quick) * length / speed.sampled_per_s
     return total
 
 
-def memory_bytes(config: StageConfig, speed: Speed) -> float:
-    """Weights, masters, gradients, two moments, the reference, the larger of activations and key/value cache."""
+def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
+    """Weights, masters, gradients, two moments, the reference or the teacher, activations and key/value cache."""
     shape: ModelShape = speed.shape
-    per_param = 16 + (2 if speed.bytes_per_weight == 2 else 0)
-    is_grpo = isinstance(config, GrpoConfig)
+    if isinstance(config, EvaluateConfig):
+        longest = max(s.max_completion_tokens for s in config.suites.values()) + speed.prompt_tokens
+        cache = config.num_slots * longest * shape.cache_bytes_per_token(speed.bytes_per_weight)
+        return shape.num_params() * speed.bytes_per_weight + cache
+    assert isinstance(config, TrainConfig)
+    per_param = 8 + 2 * (2 if config.optim.moments == "bf16" else 4) + (2 if speed.bytes_per_weight == 2 else 0)
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:
         per_param += speed.bytes_per_weight
     layer_values = 14 * shape.width + 4 * shape.active_ffn_width + 4 * shape.num_heads * shape.head_width
     layers = 1 if config.recompute_activations else shape.num_layers
     activations = config.max_microbatch_tokens * layer_values * layers * speed.bytes_per_weight
     cache = 0
-    if is_grpo:
-        assert isinstance(config, GrpoConfig)
+    if isinstance(config, GrpoConfig) or (isinstance(config, DistillConfig) and config.method == "on_policy"):
         slots = min(config.num_slots, config.num_prompts * config.group_size)
         positions = speed.prompt_tokens + config.max_completion_tokens
         cache = int(slots * positions * shape.cache_bytes_per_token(speed.bytes_per_weight))
-    return (shape.num_params() + shape.mtp_params()) * per_param + activations + cache
+    frozen = teacher.shape.num_params() * teacher.bytes_per_weight if teacher is not None else 0
+    return (shape.num_params() + shape.mtp_params()) * per_param + frozen + activations + cache
 
 
 def duration(seconds: float) -> str:

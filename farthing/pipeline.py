@@ -1,38 +1,37 @@
 """A recipe and a run directory -> its stages in order, each from the artefacts of those that it reads (config/graph.py)."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore
-from farthing.config import CorpusStageConfig, GrpoConfig, PretrainConfig, Recipe
-from farthing.config.graph import SOURCE, model_input
+from farthing.config import AskingStage, DistillConfig, EvaluateConfig, PretrainConfig, Recipe
+from farthing.config.graph import OWN, model_input
 from farthing.data.corpora import corpus_digests
-from farthing.errors import RecipeError, RunError, TrainingDiverged
+from farthing.errors import DataError, RecipeError, TrainingDiverged
 from farthing.manifest import step_of
 from farthing.models import fused
-from farthing.models.decoder import Decoder
-from farthing.models.huggingface import weights_sha256
 from farthing.origin import cpu_name
 from farthing.precision import DTYPES, Precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
 from farthing.rerun import Planned, clear_forced, forget_forced, plan_stages, remember_forced
 from farthing.run import Run, Watcher
-from farthing.sources import open_folder, source_model, use_threads
-from farthing.stages import grpo, pretrain
-from farthing.stages.stage import Stage
+from farthing.sources import starting_model, use_threads
+from farthing.stages import distill, evaluate, grpo, pretrain
+from farthing.stages.stage import Stage, open_input
 from farthing.tasks.spec import parse_spec
 from farthing.tasks.stream import ProblemStream
-from farthing.tokenizer import Tokenizer
 
 TRAIN: dict[str, Callable[[Stage[Any]], None]] = {
     "pretrain": pretrain.train,
     "sft": pretrain.train,
     "grpo": grpo.train,
+    "distill": distill.train,
+    "evaluate": evaluate.train,
 }
 """Kind of stage -> its loop."""
 
@@ -76,26 +75,14 @@ def _run_stage(run: Run, planned: Planned, precision: Precision, peak_flops: flo
     with run.phase("setup"):
         forget_forced(run.dir, name)
         run.open_stage(name, planned.key)
-        model, tokenizer = open_input(run, model_input(recipe.stages, name), precision)
+        start = model_input(recipe.stages, name)
+        if start == OWN:
+            model, tokenizer = starting_model(recipe, run.dir, name, DTYPES[precision])
+        else:
+            model, tokenizer = open_input(run, start, precision)
         renderer = Renderer(tokenizer, recipe.prompt.template, recipe.prompt.instruction, recipe.prompt.prefill)
         stage: Stage[Any] = Stage(run, name, config, model, renderer, precision, peak_flops)
     _train(stage)
-
-
-def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
-    """The model that stage `name` left, or the recipe's own; RunError where it is not the one that the stage wrote."""
-    if name == SOURCE:
-        return source_model(run.recipe.model, run.recipe.seed, run.dir, DTYPES[precision])
-    result = run.result(name)
-    assert result is not None, "the plan runs a stage after all that it reads"
-    folder = run.stage_dir(name) / "model"
-    model, tokenizer = open_folder(folder, DTYPES[precision])
-    if weights_sha256(model) != result["weights_sha256"]:
-        raise RunError(
-            f"the weights in {folder} are not those that stage {name} wrote (their sha256 differs); put them back, or make "
-            f"them again with --from {name}"
-        )
-    return model, tokenizer
 
 
 def progress(run: Run, recipe: Recipe, plan: list[Planned]) -> tuple[str, int]:
@@ -114,31 +101,54 @@ def progress(run: Run, recipe: Recipe, plan: list[Planned]) -> tuple[str, int]:
 
 
 def check_tasks(recipe: Recipe) -> None:
-    """Opens every stage's tasks: a typo in the last one must not be found after hours of the first."""
-    limit = recipe.model.shape.max_positions if recipe.model.shape else None
+    """Opens every stage's tasks and files: a typo in the last one must not be found after hours of the first."""
     for name, config in recipe.stages.items():
-        if not isinstance(config, CorpusStageConfig | GrpoConfig) or not config.tasks:  # it trains on a corpus
+        if isinstance(config, DistillConfig):
+            _check_files(name, config)
+        if isinstance(config, EvaluateConfig):
+            for suite in config.suites.values():
+                ProblemStream(suite.tasks, recipe.seed, suite.test_share).held_out(suite.num_problems)
+        shape = recipe.model_of(name).shape
+        if isinstance(config, PretrainConfig) and config.corpus and shape is not None:
+            pretrain.window_tokens(config, shape.max_positions)
+        if not isinstance(config, AskingStage) or not config.tasks:  # it trains on a corpus, or on samples alone
             continue
         stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
         if config.eval is not None:
             stream.held_out(config.eval.num_problems)
-        if limit is not None and config.max_completion_tokens >= limit:
+        if shape is not None and config.max_completion_tokens >= shape.max_positions:
             raise RecipeError(
                 f"{name}.max_completion_tokens = {config.max_completion_tokens} leaves no room for a prompt in the model's "
-                f"{limit} positions; lower it or raise model.shape.max_positions"
+                f"{shape.max_positions} positions; lower it or raise shape.max_positions"
             )
 
 
+def _check_files(name: str, config: DistillConfig) -> None:
+    for file in config.data_files:
+        if not Path(file).is_file():
+            raise DataError(f"{name}.data names {file}, and there is no such file; correct the path, or make the file first")
+    if config.has_teacher_folder and not (Path(config.teacher) / "config.json").is_file():
+        raise RecipeError(
+            f"{name}.teacher = {config.teacher!r} is no Hugging Face folder: it has no config.json. Correct the path, or name "
+            "a stage of the recipe"
+        )
+
+
 def input_digests(recipe: Recipe) -> dict[str, str]:
-    """sha256 of the files that the recipe's tasks read, and of the corpora and the tokenizer it is trained with."""
-    asked = [config for config in recipe.stages.values() if isinstance(config, CorpusStageConfig | GrpoConfig)]
-    specs = [parse_spec(task.spec, task.config) for config in asked for task in config.tasks]
+    """sha256 of the files that the recipe's stages read, and of the corpora and the tokenizer it is trained with."""
+    asked = [config for config in recipe.stages.values() if isinstance(config, AskingStage)]
+    suites = [s for c in recipe.stages.values() if isinstance(c, EvaluateConfig) for s in c.suites.values()]
+    specs = [parse_spec(task.spec, task.config) for config in (*asked, *suites) for task in config.tasks]
     paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
-    if recipe.model.tokenizer.folder:
-        paths.add(Path(recipe.model.tokenizer.folder) / "tokenizer.json")
+    models = [recipe.model, *(own for config in recipe.stages.values() if (own := config.own_model()) is not None)]
+    paths |= {Path(m.tokenizer.folder) / "tokenizer.json" for m in models if m.tokenizer.folder}
+    for config in recipe.stages.values():
+        if isinstance(config, DistillConfig):
+            paths |= {Path(file) for file in config.data_files}
+            paths |= set(Path(config.teacher).glob("*.safetensors")) if config.has_teacher_folder else set()
     corpora = {Path(p) for c in recipe.stages.values() if isinstance(c, PretrainConfig) for p in c.corpus}
-    corpora |= {Path(p) for p in recipe.model.tokenizer.corpus}
-    digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths) if path.is_file()}
+    corpora |= {Path(p) for m in models for p in m.tokenizer.corpus}
+    digests = {str(path): file_sha256(path) for path in sorted(paths) if path.is_file()}
     return digests | corpus_digests(sorted(corpora))
 
 

@@ -1,7 +1,7 @@
 """A run directory -> one figure of its curves, as PNG and SVG. No torch, no display; the same run gives the same SVG.
 
 A block a stage: a large panel of what the stage is about, small ones beside it. Below: where the dollars went, by phase
-over the time the machine was held. Colours: the palette of Okabe and Ito (2008), which colour-blind people tell apart.
+over the time the machine was held. A stage that logged no curve (it made data, or a table) has no block.
 """
 
 import math
@@ -18,16 +18,28 @@ from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from farthing.config import GrpoConfig, StageConfig
+from farthing.config import StageConfig
 from farthing.errors import RunError
 from farthing.files import read_json
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import PHASES
-from farthing.metrics import METRICS
+from farthing.panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    HELD_OUT,
+    INK,
+    PURPLE,
+    SKY,
+    VERMILION,
+    YELLOW,
+    Line,
+    Panel,
+    main_panels,
+    smooth,
+)
 from farthing.summary import curves, open_run, recipe_of
 
-BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, YELLOW, GREY, INK = "#CC79A7", "#56B4E9", "#F0E442", "#999999", "#333333"
 PHASE_COLOURS = dict(zip(PHASES, (GREY, BLUE, PURPLE, VERMILION, YELLOW, GREEN, SKY, "#DDDDDD"), strict=True))
 STYLE: Any = {
     "svg.hashsalt": "farthing",
@@ -60,24 +72,6 @@ DPI = 130
 Rows = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Line:
-    """One metric in a panel."""
-
-    metric: str
-    label: str = ""
-    colour: str = BLUE
-    is_sparse: bool = False
-    """Logged at evaluations only: drawn with markers, not smoothed."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    title: str
-    lines: tuple[Line, ...]
-    scale: str = "linear"
-
-
 @dataclass
 class Spending:
     """Cumulative dollars by phase after every step of the book, against the hours the machine was held."""
@@ -90,35 +84,13 @@ class Spending:
     """Hours at which a second or later attempt began."""
 
 
-GRPO_HERO = Panel(
-    "Reward and accuracy",
-    (Line("reward", "reward", GREY), Line("accuracy", "accuracy, training", BLUE),
-     Line("eval_accuracy", "accuracy, held out", VERMILION, is_sparse=True)),
-)  # fmt: skip
-GRPO_PANELS = (
-    Panel("Completion length", (Line("completion_tokens", "training"),
-          Line("eval_completion_tokens", "held out", VERMILION, is_sparse=True))),
-    Panel("Entropy", (Line("entropy"),)),
-    Panel("Policy loss", (Line("loss"),)),
-    Panel("Logprob gap", (Line("logprob_gap", "mean"), Line("logprob_gap_max", "largest", ORANGE)), "log"),
-    Panel("Flat groups, truncation", (Line("flat_groups", "flat groups"), Line("truncated", "truncated", ORANGE))),
-    Panel("Speed", (Line("rollout_tokens_per_s", "sampling"), Line("train_tokens_per_s", "training", GREEN))),
-)  # fmt: skip
-CORPUS_HERO = Panel("Loss", (Line("loss"),))
-CORPUS_PANELS = (
-    Panel("Held-out accuracy", (Line("eval_accuracy", "right answers", VERMILION, is_sparse=True),
-          Line("eval_format", "well formed", GREY, is_sparse=True))),
-    Panel("Gradient norm", (Line("grad_norm"),)),
-    Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)),
-)  # fmt: skip
-
-
 def plot_run(run_dir: Path, out_dir: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
     """Writes curves.FORMAT for every format -> their paths. RunError if nothing was logged yet."""
     recipe, steps = recipe_of(open_run(run_dir)), curves(run_dir)
-    logged = {name: (config, list(steps[name].values())) for name, config in recipe.stages.items() if steps.get(name)}
+    rows = {name: list(steps.get(name, {}).values()) for name in recipe.stages}
+    logged = {name: (config, rows[name]) for name, config in recipe.stages.items() if main_panels(rows[name])}
     if not logged:
-        raise RunError(f"{run_dir} has logged no step yet: there is nothing to plot. Run it for a step or more")
+        raise RunError(f"{run_dir} has logged no step of training yet: there is nothing to plot. Run it for a step or more")
     spending = read_spending(run_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = [out_dir / f"curves.{name}" for name in formats]
@@ -165,7 +137,7 @@ def _span(stages: list[tuple[str, float, float]], stage: str, start: float, end:
 
 
 def _figure(run_dir: Path, logged: Mapping[str, tuple[StageConfig, Rows]], spending: Spending) -> Figure:
-    num_rows = [2 if isinstance(config, GrpoConfig) else 1 for config, _ in logged.values()]
+    num_rows = [_num_rows(main_panels(rows)) for _, rows in logged.values()]
     heights = [2.2 * n + 0.5 for n in num_rows] + [2.4]
     gap = 1.15 * len(heights) / sum(heights)  # 1.15 inches for the heading of a block, as a share of the mean height
     height = sum(heights) + 1.15 * (len(heights) - 1) + 1.8
@@ -182,6 +154,11 @@ def _figure(run_dir: Path, logged: Mapping[str, tuple[StageConfig, Rows]], spend
     return figure
 
 
+def _num_rows(panels: Sequence[Panel]) -> int:
+    """Of small panels, three in a row."""
+    return math.ceil((len(panels) - 1) / 3)
+
+
 def _heading(figure: Figure, run_dir: Path, spending: Spending) -> None:
     info = read_json(run_dir / "run.json")
     total = sum(values[-1] for values in spending.usd.values())
@@ -196,9 +173,8 @@ def _heading(figure: Figure, run_dir: Path, spending: Spending) -> None:
 def _stage(
     figure: Figure, place: SubplotSpec, name: str, config: StageConfig, rows: Rows, evals: dict[str, dict[str, Any]]
 ) -> None:
-    is_grpo = isinstance(config, GrpoConfig)
-    hero, panels = (GRPO_HERO, GRPO_PANELS) if is_grpo else (CORPUS_HERO, CORPUS_PANELS)
-    cells = place.subgridspec(2 if is_grpo else 1, COLUMNS, wspace=0.42, hspace=0.42)
+    hero, *panels = main_panels(rows)
+    cells = place.subgridspec(_num_rows([hero, *panels]), COLUMNS, wspace=0.42, hspace=0.42)
     large = figure.add_subplot(cells[:, :2])
     draw(large, hero, rows, config.num_steps)
     large.annotate(
@@ -208,7 +184,7 @@ def _stage(
     small = [figure.add_subplot(cells[i // 3, 2 + i % 3]) for i in range(len(panels))]
     for axes, panel in zip(small, panels, strict=True):
         draw(axes, panel, rows, config.num_steps)
-    _evaluations(large if is_grpo else small[0], evals, config.num_steps)
+    _evaluations(large if panels[0] is not HELD_OUT else small[0], evals, config.num_steps)
     for axes in (large, *small):
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(loc="best")
@@ -223,7 +199,7 @@ def _stage(
 
 def draw(axes: Axes, panel: Panel, rows: Rows, num_steps: int) -> None:
     """The panel's lines over steps, counted from 1; a metric that was not logged is left out."""
-    axes.set_title(panel.title + _unit(panel.lines[0].metric))
+    axes.set_title(panel.title + _unit(panel.unit))
     axes.set_xlim(0, max(num_steps, 2))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     for line in panel.lines:
@@ -244,28 +220,21 @@ def _line(axes: Axes, line: Line, steps: Sequence[int], values: Sequence[float])
     axes.plot(steps[::every], smooth(values)[::every], color=line.colour, label=line.label, linewidth=1.8)
 
 
-def smooth(values: Sequence[float]) -> list[float]:
-    """Centred mean over about a twentieth of the values; the ends take what there is."""
-    reach = len(values) // 40
-    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
-
-
 def _limits(axes: Axes, panel: Panel) -> None:
     """Shares from 0 to 1, everything else but losses and logarithms from 0."""
-    metric = panel.lines[0].metric
+    name, unit = panel.lines[0].metric, panel.unit
     low, high = axes.get_ylim()
-    if METRICS[metric].unit == "share":
+    if unit == "share":
         axes.set_ylim(0, 1.02)
-    elif metric == "reward":
+    elif name == "reward":
         axes.set_ylim(low if low < -0.1 else 0, max(high, 1.02))
-    elif metric == "loss":
+    elif name == "loss":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
     elif axes.get_yscale() == "linear":
         axes.set_ylim(0, max(high * 1.05, 1e-9))
-    if METRICS[metric].unit == "share":
+    if unit == "share":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
-    elif METRICS[metric].unit == "tokens/s":
+    elif unit == "tokens/s":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,.0f}"))
 
 
@@ -290,8 +259,7 @@ def _evaluations(axes: Axes, evals: dict[str, dict[str, Any]], num_steps: int) -
         )  # fmt: skip
 
 
-def _unit(metric: str) -> str:
-    unit = METRICS[metric].unit
+def _unit(unit: str) -> str:
     return f" [{unit}]" if unit and unit != "share" else ""
 
 

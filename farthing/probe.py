@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from farthing.config import GrpoConfig, Recipe
+from farthing.config import AskingStage, GrpoConfig, PretrainConfig, Recipe, StageConfig
+from farthing.config.graph import SOURCE
 from farthing.data.batches import Row, microbatches
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -65,12 +66,28 @@ class Speed:
     num_devices: int
     assumptions: list[str]
 
+    def at(self, shape: ModelShape) -> "Speed":
+        """For a model of another shape, as fast in FLOPs."""
+        context = self.prompt_tokens + self.document_tokens / 2
+        faster = self.shape.forward_flops(1000, context) / shape.forward_flops(1000, context)
+        sampled, trained = self.sampled_per_s * faster, self.trained_per_s * faster
+        return self if shape == self.shape else replace(self, shape=shape, sampled_per_s=sampled, trained_per_s=trained)
+
+
+def probed_stage(recipe: Recipe) -> StageConfig:
+    """The stage whose work stands for the recipe's: the last that trains the recipe's own model."""
+    trained = {name: config for name, config in recipe.stages.items() if isinstance(config, AskingStage)}
+    own = [config for name, config in trained.items() if recipe.origin_of(name) == SOURCE]
+    if not trained:
+        raise RecipeError(f"{recipe.name} trains nothing: there is no step to probe the speed of")
+    return own[-1] if own else list(trained.values())[-1]
+
 
 def probe_speed(recipe: Recipe) -> Speed:
     """Samples and trains a little with the recipe's real model and prompts; nothing of it is kept."""
     use_threads(recipe.threads)
     precision = resolve_precision(recipe.precision)
-    config: Any = list(recipe.stages.values())[-1]
+    config: Any = probed_stage(recipe)
     with TemporaryDirectory() as scratch:
         model, tokenizer = source_model(recipe.model, recipe.seed, Path(scratch), DTYPES[precision])
         model.to(DTYPES[precision])
@@ -100,7 +117,7 @@ def probe_speed(recipe: Recipe) -> Speed:
         sampled_per_s=len(prompts) * 4 * PROBE_NEW_TOKENS / sampling_s,
         trained_per_s=sum(len(r.tokens) for r in rows) / training_s,
         prompt_tokens=mean_prompt,
-        document_tokens=mean_prompt + length / 2 if config.tasks else model.shape.max_positions,
+        document_tokens=mean_prompt + length / 2 if config.tasks else config.window_tokens or model.shape.max_positions,
         bytes_per_weight=2 if precision == "bf16" else 4,
         num_devices=1,
         assumptions=[
@@ -136,9 +153,9 @@ def assumed_speed(recipe: Recipe) -> Speed:
     hardware, shape = recipe.hardware, recipe.planned_shape
     if hardware is None or shape is None:
         raise RecipeError(f"{recipe.name} does not run here, so to price it the recipe needs [hardware] and [planned_shape]")
-    config = list(recipe.stages.values())[-1]
-    prompt = hardware.prompt_tokens
-    # a document of a corpus is counted as a prompt, and is trained on whole
+    config = probed_stage(recipe)
+    # a document, or a window of a corpus, is counted as a prompt, and is trained on whole
+    prompt = (isinstance(config, PretrainConfig) and config.window_tokens) or hardware.prompt_tokens
     new_tokens, slots = (config.max_completion_tokens, config.num_slots) if isinstance(config, GrpoConfig) else (0, 1)
     context = prompt + new_tokens / 2 if new_tokens else prompt / 2
     peak, bandwidth = hardware.peak_tflops * 1e12, hardware.bandwidth_gb_s * 1e9

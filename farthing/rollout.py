@@ -6,6 +6,7 @@ Shapes: P prompts, G rollouts of each.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from farthing.config import RewardConfig
 from farthing.data.batches import Row
 from farthing.engine.engine import Completion, Engine, StopReason
 from farthing.engine.sampler import SamplingParams
+from farthing.reflection import REFLECTION_WORDS, count_words
 from farthing.renderer import Renderer
 from farthing.rewards.score import Reward, score_all
 from farthing.tasks.problem import Problem
@@ -43,6 +45,22 @@ class Rollout:
     def row(self) -> Row:
         """Prompt and completion; the completion carries the loss."""
         return Row([*self.prompt_tokens, *self.completion.tokens], len(self.prompt_tokens))
+
+    def to_json(self) -> dict[str, Any]:
+        """What a person wants to read of it: a line of samples.jsonl."""
+        reward = self.reward
+        return {
+            "task": self.problem.task,
+            "question": self.problem.question,
+            "answer": self.problem.answer,
+            "completion": self.text,
+            "read": reward.answer if reward else None,
+            "accuracy": reward.accuracy if reward else None,
+            "reward": reward.value if reward else None,
+            "parts": dict(reward.parts) if reward else {},
+            "tokens": self.num_tokens,
+            "stop_reason": str(self.completion.stop_reason),
+        }
 
 
 Group = list[Rollout]
@@ -92,7 +110,7 @@ def reward_values(groups_P: Sequence[Group], max_tokens: int, overlong_buffer: i
     return rewards_PG
 
 
-def rollout_metrics(groups_P: Sequence[Group]) -> dict[str, float]:
+def rollout_metrics(groups_P: Sequence[Group], reflection_words: Sequence[str] = REFLECTION_WORDS) -> dict[str, float]:
     """Means over all rollouts, by the names of `metrics.METRICS`."""
     rollouts = [r for group in groups_P for r in group]
     rewards = [r.reward for r in rollouts if r.reward is not None]
@@ -105,6 +123,7 @@ def rollout_metrics(groups_P: Sequence[Group]) -> dict[str, float]:
         "readable": sum(not r.unreadable for r in rewards) / count,
         "completion_tokens": sum(r.num_tokens for r in rollouts) / count,
         "truncated": sum(r.is_truncated for r in rollouts) / count,
+        "reflection": count_words([r.text for r in rollouts], reflection_words).total() / count,
     }
 
 

@@ -4,7 +4,7 @@ run_dir/
   run.json  recipe.json     who it is: resolved recipe, hash, seed, commit, versions, machine; written before step 0
   ledger.sqlite             every phase of every attempt; ledger.jsonl mirrors it
   metrics.jsonl             one line a step, with the attempt that made it
-  samples.jsonl             some rollouts of every evaluation, to read
+  samples.jsonl             some rollouts of every evaluation and of training, to read
   checkpoints/STAGE/        training state, while the stage runs
   stages/STAGE/             stage.json says under which key it runs; model/ (a Hugging Face folder), data.jsonl or table.json,
                             and result.json, once it is done; best/ where an earlier model did better in a quick evaluation
@@ -25,7 +25,7 @@ from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import psutil
 
@@ -34,7 +34,7 @@ from farthing.attempt import artefact_entry, bury_dead_attempt, charge_run_dir, 
 from farthing.budget import Budget, Spent, budget_error, reached
 from farthing.clock import PhaseClock, Slice, process_age_ns
 from farthing.config import Recipe, StageConfig, parse_recipe
-from farthing.config.graph import decisive, inputs_of
+from farthing.config.graph import ancestors, decisive, inputs_of
 from farthing.energy import find_meter
 from farthing.errors import (
     BudgetReached,
@@ -50,6 +50,7 @@ from farthing.ledger.charges import price_entries
 from farthing.ledger.entries import EntryFields, Ledger
 from farthing.ledger.prices import PriceRecord, RateRecord, load_price_book
 from farthing.ledger.projects import enter_run, open_project
+from farthing.ledger.superseded import supersede
 from farthing.ledger.totals import Totals
 from farthing.metrics import METRICS
 from farthing.origin import commit, cpu_name
@@ -58,6 +59,14 @@ from farthing.rerun import differences
 Metrics = dict[str, float]
 FORECAST_AFTER = 3
 """Steps of a stage after which its cost is forecast against the budget, where there is one."""
+
+
+class StageCost(NamedTuple):
+    """Of one stage so far, and of it with all that it is made from."""
+
+    own_usd: Decimal
+    with_inputs_usd: Decimal
+    own_s: float
 
 
 class Watcher(Protocol):
@@ -211,6 +220,10 @@ class Run:
         if self._stop_requested:
             raise Interrupted(f"stopped between stages, after {self.stage}; the same command goes on from there")
 
+    def stop_between_steps(self, step: int) -> None:
+        """For stages whose steps leave files of their own: a stop, or a budget that is used up, needs no checkpoint."""
+        self._stopping = self._stop_requested or reached(self._used(self.stage)) is not None
+
     def require_ledger(self, head: tuple[int, str]) -> None:
         """LedgerError unless the entry that a checkpoint was written after is still in the ledger."""
         seq, digest = head
@@ -221,24 +234,27 @@ class Run:
             )
 
     def same_inputs(self, digests: dict[str, str]) -> None:
-        """RunError where a file that the run reads is not what it was when the run began."""
-        known = self.info.setdefault("inputs", digests)
+        """RunError where a file that the run reads is not what it was when the run first read it."""
+        known = self.info.setdefault("inputs", {})
         for path, digest in digests.items():
-            if known.get(path) != digest:
+            if known.setdefault(path, digest) != digest:
                 raise RunError(f"{path} has changed since this run began; put it back, or start a new run in another --run-dir")
         write_json(self.dir / "run.json", self.info)
 
     def supersede(self, stage: str, why: str) -> None:
         """Moves what a stage had made out of the way, to run it again; its cost stays on the bill."""
         self._clock.flush()
+        # the entry first: should the rest not happen, the next attempt does all of it again, and the entry once
+        supersede(self.ledger, self.attempt, stage, why)
+        self._clock.flush()
+        append_line(self.dir / "metrics.jsonl", {"attempt": self.attempt, "stage": stage, "step": -1, "superseded": why})
+        shutil.rmtree(self.checkpoints_dir(stage), ignore_errors=True)
         folder = self.stage_dir(stage)
         if folder.is_dir():
             key = read_json(folder / "stage.json")["key"]
             kept = self.dir / "superseded" / f"{stage}-{key[:12]}-{self.attempt}"
             kept.parent.mkdir(exist_ok=True)
             folder.rename(kept)
-        shutil.rmtree(self.checkpoints_dir(stage), ignore_errors=True)
-        append_line(self.dir / "metrics.jsonl", {"attempt": self.attempt, "stage": stage, "step": -1, "superseded": why})
         self.message(f"{stage} runs again: {why}")
 
     def open_stage(self, stage: str, key: str) -> None:
@@ -279,7 +295,7 @@ class Run:
             else:
                 self.publish(step)
             if step - first + 1 == FORECAST_AFTER:
-                self._say_forecast(at_start, num_steps - step - 1)
+                self._say_forecast(at_start, first, step + 1, num_steps)
             if self._stopping and (spent_up := reached(self._used(self.stage))):
                 raise budget_error(spent_up, f"stopped after step {step} of {self.stage} with a checkpoint")
             if self._stopping:
@@ -294,9 +310,11 @@ class Run:
         assert not unknown, f"unknown metrics {sorted(unknown)}: add them to farthing/metrics.py"
         self._step_metrics |= metrics
 
-    def _say_forecast(self, at_start: Spent, steps_left: int) -> None:
+    def _say_forecast(self, at_start: Spent, first: int, now: int, num_steps: int) -> None:
         stage = self.stage
-        line = self._budget.forecast(self._spent(), stage, at_start, self._spent(stage), FORECAST_AFTER, steps_left)
+        work = self.recipe.stages[stage].work
+        done, left = (sum(map(work, steps)) for steps in (range(first, now), range(now, num_steps)))
+        line = self._budget.forecast(self._spent(), stage, at_start, self._spent(stage), done, left)
         if line:
             self.message(line)
 
@@ -334,6 +352,14 @@ class Run:
             return Spent(self.usd + usd, self._before.held_ns() + self._clock.held_ns + held_ns)
         flushed_usd = self._clock.stage_usd.get(stage, Decimal(0)) + self._before.usd(stage)
         return Spent(flushed_usd + usd, self._clock.stage_held_ns.get(stage, 0) + self._before.held_ns(stage) + held_ns)
+
+    def spent_on(self, stage: str) -> StageCost:
+        """What a stage has cost, attempts that failed and runs that were superseded included; nothing for "source"."""
+        if stage not in self.recipe.stages:
+            return StageCost(Decimal(0), Decimal(0), 0.0)
+        own = self._spent(stage)
+        made_from = sum((self._spent(other).usd for other in ancestors(self.recipe.stages, stage)), Decimal(0))
+        return StageCost(own.usd, made_from, own.held_ns / 1e9)
 
     def _used(self, stage: str) -> list[tuple[str, float]]:
         return self._budget.used(self._spent(), stage, self._spent(stage))

@@ -84,6 +84,11 @@ def curves(run_dir: Path) -> dict[str, dict[int, dict[str, Any]]]:
     return {name: dict(sorted(steps.items())) for name, steps in stages.items()}
 
 
+def superseded(run_dir: Path) -> dict[str, int]:
+    """Stage -> the attempt that last began it anew because its recipe had changed; what earlier ones logged is void."""
+    return {row["stage"]: row["attempt"] for row in read_metrics(run_dir) if "superseded" in row}
+
+
 def is_running(run_dir: Path) -> bool:
     """Whether a process holds the run's lock."""
     path = run_dir / "lock"
@@ -143,7 +148,7 @@ def _stage(
     last = steps[max(steps)] if steps else {}
     metrics = {k: v for k, v in last.items() if k not in LAST_METRICS}
     evals = {} if result is None else result.get("eval", {})
-    if result is None:
+    if result is None and kind != "evaluate":
         found = {p.stem.removeprefix("eval_"): read_json(p) for p in path.parent.glob("eval_*.json")}
         evals = dict(sorted(found.items(), reverse=True))
     stage = {
@@ -151,14 +156,24 @@ def _stage(
         "kind": kind,
         "status": "complete" if result else "started" if cost or steps else "waiting",
         "steps_done": max(steps) + 1 if steps else 0,
-        "num_steps": num_steps,
+        "num_steps": result.get("num_steps", num_steps) if result else num_steps,
         "seconds": cost["held_s"] if cost else 0.0,
         "usd": cost["usd"] if cost else str(Decimal(0)),
         "weights_sha256": result.get("weights_sha256") if result else None,
         "metrics": metrics | (result["metrics"] if result else {}),
     }
     best = {"best": result["best"]} if result and "best" in result else {}
+    if result and "file" in result:
+        file = path.parent / result["file"]
+        holds = {"table": read_json(file)["rows"]} if file.name == "table.json" else {"num_samples": count_lines(file)}
+        stage |= {"file": str(file), **holds}
     return stage | ({"eval": evals} if evals else {}) | best
+
+
+def count_lines(path: Path) -> int:
+    """Lines with something in them, without holding the file in memory."""
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
 
 
 def _status(run_dir: Path, stages: list[dict[str, Any]], attempts: list[dict[str, Any]]) -> str:

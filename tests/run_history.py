@@ -8,7 +8,7 @@ from typing import Any
 
 from farthing.clock import Slice, Stamp, phase_entry
 from farthing.config import Recipe, load_recipe
-from farthing.files import append_line, write_json
+from farthing.files import append_line, read_json, write_json
 from farthing.ledger.entries import Ledger
 from farthing.ledger.prices import load_price_book
 
@@ -78,10 +78,10 @@ HEALTHY_GRPO: dict[str, Curve] = {
 class RunHistory:
     """A run directory in the making."""
 
-    def __init__(self, folder: Path, overrides: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, overrides: Sequence[str] = (), toml: str = TOML) -> None:
         self.dir, self.toml = folder / "run", folder / "history.toml"
         self.toml.parent.mkdir(parents=True, exist_ok=True)
-        self.toml.write_text(TOML)
+        self.toml.write_text(toml)
         self.recipe: Recipe = load_recipe(str(self.toml), overrides)
         write_json(self.dir / "recipe.json", self.recipe.model_dump(mode="json"))
         info = {
@@ -131,13 +131,20 @@ class RunHistory:
         row = {"attempt": self.attempt, "stage": stage, "step": step, "at": "2026-06-01T10:00:00.000+00:00"}
         append_line(self.dir / "metrics.jsonl", {**row, "step_time": 7.2, "usd": self.usd, **metrics})
 
-    def evaluation(self, stage: str, label: str, share: float, seconds: float = 20.0) -> None:
+    def evaluation(
+        self, stage: str, label: str, share: float, seconds: float = 20.0, per_task: Mapping[str, float] | None = None
+    ) -> None:
         self.spend(stage, -1, {"eval": seconds})
         result: dict[str, Any] = {"pass_at_1": share, "ci95": [share - 0.03, share + 0.03], "n": 64, "samples": 8}
+        result |= {"pass_at_8": min(1.0, share + 0.2), "format_only": 0.9, "mean_completion_tokens": 25.5, "truncated": 0.0}
+        result |= {"temperature": 1.0, "per_task": dict(per_task or {"toy:running_total": share})}
         write_json(self.dir / "stages" / stage / f"eval_{label}.json", result)
 
     def finish(self, stage: str) -> None:
-        write_json(self.dir / "stages" / stage / "result.json", {"weights_sha256": "0" * 64, "metrics": {}})
+        folder = self.dir / "stages" / stage
+        evals = {label: read_json(path) for label in ("before", "after") if (path := folder / f"eval_{label}.json").is_file()}
+        result = {"weights_sha256": "0" * 64, "metrics": {}} | ({"eval": evals} if evals else {})
+        write_json(folder / "result.json", result)
 
     def end(self, outcome: str = "ok", error: str | None = None) -> None:
         self.ledger.append(attempt=self.attempt, kind="attempt_end", detail={"outcome": outcome, "error": error})

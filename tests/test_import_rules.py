@@ -13,13 +13,26 @@ MAX_LINES = 500
 NO_ROOMS = {"utils", "util", "types", "helpers", "common", "misc"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("config", "recipes", "metrics", "ledger", "planner", "errors", "files", "manifest", "models.shape", "origin", "rerun"),
+    (
+        "config",
+        "recipes",
+        "metrics",
+        "ledger",
+        "planner",
+        "errors",
+        "files",
+        "manifest",
+        "models.shape",
+        "origin",
+        "reflection",
+        "rerun",
+    ),
     ("data", "tasks", "tokenizer", "renderer", "models", "rewards", "advantage", "loss", "optim", "precision"),
     ("engine", "checkpoint", "sources"),
     ("rollout", "eval", "run", "clock", "attempt", "budget", "energy", "probe"),
     ("stages", "pipeline"),
-    ("summary", "symptoms", "doctor", "plot", "live", "artefact", "evaluation", "inference", "forecast", "profiling"),
-    ("billing", "planner.figure"),
+    ("summary", "symptoms", "doctor", "panels", "plot", "live", "artefact", "evaluation", "inference", "forecast", "profiling"),
+    ("billing", "planner.figure", "report"),
     ("verbs",),
     ("help", "cli", "__main__"),
 )
@@ -28,9 +41,9 @@ A name stands for all below it, unless a longer one is listed: `models.shape` is
 
 TORCH_FREE = (
     "files", "manifest", "origin", "rerun", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape",
-    "cli", "clock", "attempt", "budget", "energy", "billing",
+    "cli", "clock", "attempt", "budget", "energy", "billing", "reflection", "panels",
 )  # fmt: skip
-TORCH_FREE_ROOMS = ("config", "ledger", "tasks", "rewards", "symptoms", "verbs", "planner")
+TORCH_FREE_ROOMS = ("config", "ledger", "tasks", "rewards", "symptoms", "verbs", "planner", "report")
 
 
 def module_name(path: Path) -> str:

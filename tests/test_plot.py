@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from farthing.errors import LedgerError, RunError
-from farthing.plot import GRPO_HERO, draw, plot_run, read_spending, smooth
+from farthing.panels import GRPO_HERO, smooth
+from farthing.plot import draw, plot_run, read_spending
 from farthing.summary import bill_of
 from tests.run_history import HEALTHY_GRPO, RunHistory
 
@@ -81,7 +82,7 @@ def test_nothing_to_plot_and_no_run_are_said(tmp_path: Path) -> None:
     history = RunHistory(tmp_path)
     history.start()
     history.end()
-    with pytest.raises(RunError, match="no step yet"):
+    with pytest.raises(RunError, match="no step of training yet"):
         plot_run(history.dir, tmp_path / "out")
     with pytest.raises(RunError, match="no run directory"):
         plot_run(tmp_path / "nowhere", tmp_path / "out")

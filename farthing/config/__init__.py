@@ -17,20 +17,27 @@ from farthing.config.collecting import (
     RejectionSamplingConfig,
     TeacherConfig,
 )
-from farthing.config.kinds import AnyStage
+from farthing.config.distill import DistillConfig
+from farthing.config.evaluating import EvaluateConfig, SuiteConfig
+from farthing.config.kinds import AnyStage, AskingStage
 from farthing.config.loading import load_recipe, parse_recipe, shipped_recipes
 from farthing.config.model import ModelConfig, PromptConfig, ShapeConfig, TokenizerConfig
 from farthing.config.parts import (
     BudgetConfig,
     CheckpointConfig,
     EvalConfig,
+    MomentsChoice,
     OptimConfig,
     ReadabilityConfig,
     RewardConfig,
+    StyleConfig,
     TaskConfig,
+    V3Schedule,
+    WsdSchedule,
 )
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
+    BatchRampConfig,
     CorpusStageConfig,
     ExpertsConfig,
     GrpoConfig,
@@ -38,15 +45,15 @@ from farthing.config.stages import (
     PretrainConfig,
     SftConfig,
     StageConfig,
-    StyleConfig,
     TrainConfig,
 )
 
 __all__ = [
-    "AnyStage", "AskedConfig", "BudgetConfig", "CheckpointConfig", "ColdStartConfig", "CollectConfig", "Config",
-    "CorpusStageConfig", "EndpointConfig", "EndpointPriceConfig", "EvalConfig", "ExampleConfig", "ExpertsConfig",
-    "GeneralConfig", "GrpoConfig", "HardwareConfig", "JudgeConfig", "ModelConfig", "MtpConfig", "OptimConfig",
-    "PrecisionChoice", "PretrainConfig", "PromptConfig", "ReadabilityConfig", "Recipe", "RejectionSamplingConfig",
-    "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TeacherConfig",
-    "TokenizerConfig", "TrainConfig", "load_recipe", "parse_recipe", "shipped_recipes",
+    "AnyStage", "AskedConfig", "AskingStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig", "ColdStartConfig",
+    "CollectConfig", "Config", "CorpusStageConfig", "DistillConfig", "EndpointConfig", "EndpointPriceConfig", "EvalConfig",
+    "EvaluateConfig", "ExampleConfig", "ExpertsConfig", "GeneralConfig", "GrpoConfig", "HardwareConfig", "JudgeConfig",
+    "ModelConfig", "MomentsChoice", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig",
+    "ReadabilityConfig", "Recipe", "RejectionSamplingConfig", "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig",
+    "StyleConfig", "SuiteConfig", "TaskConfig", "TeacherConfig", "TokenizerConfig", "TrainConfig", "V3Schedule",
+    "WsdSchedule", "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from farthing.config.base import Config, Count, NonNegative
+from farthing.config.graph import SOURCE
 from farthing.config.parts import RewardConfig, TaskConfig
 from farthing.config.stages import Leaves, StageConfig
 from farthing.ledger.price_record import no_float
@@ -82,11 +83,11 @@ class EndpointConfig(Config):
 
 
 class AskedConfig(Config):
-    """A model that helps: at an endpoint, another stage's, or a Hugging Face folder. Exactly one of the three."""
+    """A model that helps: at an endpoint, or on this machine."""
 
     endpoint: EndpointConfig | None = None
-    stage: str = ""
-    folder: str = ""
+    model: str = ""
+    """In place of an endpoint: the stage whose model it is, "source", or the path of a Hugging Face folder (with a / in it)."""
     prompt: str = ""
     """What it is asked; {question}, {completion}, {chain}, {answer} (the completion's) and {reference} (the problem's) are
     filled in. Empty: our own words."""
@@ -94,8 +95,8 @@ class AskedConfig(Config):
     max_tokens: Count = 1024
 
     @property
-    def is_local(self) -> bool:
-        return self.endpoint is None
+    def is_folder(self) -> bool:
+        return "/" in self.model
 
     @field_validator("prompt")
     @classmethod
@@ -107,8 +108,8 @@ class AskedConfig(Config):
 
     @model_validator(mode="after")
     def _one_place(self) -> "AskedConfig":
-        if sum(map(bool, (self.endpoint, self.stage, self.folder))) != 1:
-            raise ValueError("give one of `endpoint`, `stage` and `folder`: where the model is")
+        if (self.endpoint is None) == (not self.model):
+            raise ValueError('give either `endpoint` or `model` (a stage, "source", or the path of a folder)')
         return self
 
 
@@ -172,8 +173,9 @@ class CollectConfig(StageConfig):
         """Role -> model that this stage asks for help."""
         return {}
 
-    def reads(self) -> list[str]:
-        return [asked.stage for asked in self.helpers.values() if asked.stage]
+    def needs(self) -> dict[str, Leaves]:
+        models = (asked.model for asked in self.helpers.values() if asked.model and not asked.is_folder)
+        return {name: "model" for name in models if name != SOURCE}
 
     @property
     def most_samples(self) -> int:

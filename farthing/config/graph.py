@@ -11,14 +11,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from farthing.config.base import Config, closest
-from farthing.config.stages import StageConfig
+from farthing.config.stages import Leaves, StageConfig
 
 SOURCE = "source"
 """In place of a stage's name: the model of the recipe's [model] table."""
+OWN = "own"
+"""In place of a stage's name: a model that the stage's own table describes."""
 
 
 def model_input(stages: Mapping[str, StageConfig], name: str) -> str:
-    """The stage whose model `name` starts from, or SOURCE."""
+    """The stage whose model `name` starts from, or SOURCE, or OWN."""
+    if stages[name].own_model() is not None:
+        return OWN
     if stages[name].start_from:
         return stages[name].start_from
     above = list(stages)[: list(stages).index(name)]
@@ -27,8 +31,8 @@ def model_input(stages: Mapping[str, StageConfig], name: str) -> str:
 
 def inputs_of(stages: Mapping[str, StageConfig], name: str) -> list[str]:
     """Every stage that `name` reads, each once."""
-    found = [model_input(stages, name), *stages[name].reads()]
-    return [other for other in dict.fromkeys(found) if other != SOURCE]
+    found = [model_input(stages, name), *stages[name].needs()]
+    return [other for other in dict.fromkeys(found) if other not in (SOURCE, OWN)]
 
 
 def dependents(stages: Mapping[str, StageConfig], changed: Iterable[str]) -> set[str]:
@@ -40,6 +44,15 @@ def dependents(stages: Mapping[str, StageConfig], changed: Iterable[str]) -> set
     return found
 
 
+def ancestors(stages: Mapping[str, StageConfig], name: str) -> set[str]:
+    """`name` and every stage that it is made from, directly or not."""
+    found = {name}
+    for other in reversed(list(stages)):
+        if other in found:
+            found |= set(inputs_of(stages, other))
+    return found
+
+
 def check_graph(stages: Mapping[str, StageConfig]) -> None:
     """ValueError where a stage reads one that does not exist, that comes later, or that reads it in turn."""
     for name in stages:
@@ -48,6 +61,7 @@ def check_graph(stages: Mapping[str, StageConfig]) -> None:
                 raise ValueError(
                     f"stage {name!r} reads {other!r}, and there is no such stage{closest(other, [SOURCE, *stages])}"
                 )
+        _check_what_is_left(stages, name)
     try:
         graphlib.TopologicalSorter({name: inputs_of(stages, name) for name in stages}).prepare()
     except graphlib.CycleError as error:
@@ -59,6 +73,19 @@ def check_graph(stages: Mapping[str, StageConfig]) -> None:
                 raise ValueError(
                     f"stage {name!r} reads {other!r}, which comes after it; stages run in the recipe's order: move it up"
                 )
+
+
+def _check_what_is_left(stages: Mapping[str, StageConfig], name: str) -> None:
+    """ValueError where a stage reads what the other does not leave: a model from one that makes data, say."""
+    start = model_input(stages, name)
+    needs: dict[str, Leaves] = {} if start in (SOURCE, OWN) else {start: "model"}
+    for other, needed in {**needs, **stages[name].needs()}.items():
+        if stages[other].leaves != needed:
+            fitting = [s for s in stages if stages[s].leaves == needed and s != name]
+            raise ValueError(
+                f"stage {name!r} needs the {needed} of {other!r}, and that leaves its {stages[other].leaves}; stages of this "
+                f"recipe that leave one: {', '.join(fitting) or 'none'}"
+            )
 
 
 def decisive(config: StageConfig) -> dict[str, Any]:

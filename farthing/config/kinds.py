@@ -1,20 +1,22 @@
-"""Every kind of stage -> what a table under [stages] may be, told by its `kind`."""
+"""Every kind of stage there is: the union that the tables under [stages] are read as."""
 
 from typing import Annotated
 
 from pydantic import Field
 
 from farthing.config.collecting import ColdStartConfig, RejectionSamplingConfig
-from farthing.config.stages import GrpoConfig, PretrainConfig, SftConfig, StageConfig
+from farthing.config.distill import DistillConfig
+from farthing.config.evaluating import EvaluateConfig
+from farthing.config.stages import CorpusStageConfig, GrpoConfig, PretrainConfig, SftConfig, StageConfig
 
 STAGE_KINDS: tuple[type[StageConfig], ...] = (
-    PretrainConfig,
-    SftConfig,
-    GrpoConfig,
-    ColdStartConfig,
-    RejectionSamplingConfig,
-)
+    PretrainConfig, SftConfig, GrpoConfig, ColdStartConfig, RejectionSamplingConfig, DistillConfig, EvaluateConfig,
+)  # fmt: skip
 
 AnyStage = Annotated[
-    PretrainConfig | SftConfig | GrpoConfig | ColdStartConfig | RejectionSamplingConfig, Field(discriminator="kind")
+    PretrainConfig | SftConfig | GrpoConfig | ColdStartConfig | RejectionSamplingConfig | DistillConfig | EvaluateConfig,
+    Field(discriminator="kind"),
 ]
+
+AskingStage = CorpusStageConfig | GrpoConfig | DistillConfig
+"""Stages that ask problems of tasks and reward the answers, at least to evaluate; for isinstance."""

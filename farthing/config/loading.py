@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from farthing.config.base import closest
 from farthing.config.kinds import STAGE_KINDS
 from farthing.config.recipe import Recipe
-from farthing.config.stages import is_file
 from farthing.errors import RecipeError
 
 
@@ -71,25 +70,33 @@ def _read_table(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _make_paths_absolute(table: Mapping[str, Any], folder: Path) -> None:
-    """In place: the files that stages name are those below `folder`. What is no valid table is left for the checks."""
-    stages = table.get("stages")
+    """In place: the files that tasks, corpora and the tokenizer name are those below `folder`. What is no valid table is left
+    for the checks."""
+    model, stages = table.get("model"), table.get("stages")
+    tokenizer = model.get("tokenizer") if isinstance(model, dict) else None
+    if isinstance(tokenizer, dict) and isinstance(tokenizer.get("folder"), str) and tokenizer["folder"]:
+        tokenizer["folder"] = str(folder / tokenizer["folder"])
+    for named in (tokenizer, *(stages.values() if isinstance(stages, dict) else ())):
+        if isinstance(named, dict) and isinstance(named.get("corpus"), list):
+            named["corpus"] = [str(folder / p) if isinstance(p, str) else p for p in named["corpus"]]
     for stage in stages.values() if isinstance(stages, dict) else ():
-        for part in (stage, *(stage.get(key) for key in ("general", "teacher", "judge"))) if isinstance(stage, dict) else ():
-            if isinstance(part, dict):
-                _make_part_absolute(part, folder)
+        if isinstance(stage, dict):
+            _make_files_absolute(stage, folder)
 
 
-def _make_part_absolute(part: dict[str, Any], folder: Path) -> None:
-    for key in ("tasks", "eval_tasks"):
-        for task in part[key] if isinstance(part.get(key), list) else ():
-            spec = task.get("spec") if isinstance(task, dict) else None
-            if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
-                task["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+def _make_files_absolute(part: dict[str, Any], folder: Path) -> None:
+    """Of a stage's table and of those inside it: the files of tasks and of samples."""
+    tasks = part.get("tasks")
+    for task in tasks if isinstance(tasks, list) else ():
+        spec = task.get("spec") if isinstance(task, dict) else None
+        if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
+            task["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+    for inner in part.values():
+        if isinstance(inner, dict):
+            _make_files_absolute(inner, folder)
     for key in ("data", "files"):
         if isinstance(part.get(key), list):
-            part[key] = [str(folder / name) if isinstance(name, str) and is_file(name) else name for name in part[key]]
-    if part.get("folder") and isinstance(part["folder"], str):
-        part["folder"] = str(folder / part["folder"])
+            part[key] = [str(folder / x) if isinstance(x, str) and x.endswith(".jsonl") else x for x in part[key]]
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,23 +2,23 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from farthing.config.base import Config, Count, NonNegative, Share
-from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, OptimConfig, RewardConfig, TaskConfig
+from farthing.config.model import ModelConfig
+from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, OptimConfig, RewardConfig, StyleConfig, TaskConfig
+from farthing.reflection import REFLECTION_WORDS
 
 Leaves = Literal["model", "reward_model", "data", "table"]
-
-
-def is_file(name: str) -> bool:
-    """Whether an entry of `data` is a file rather than a stage."""
-    return name.endswith(".jsonl")
+FILE_SUFFIX = ".jsonl"
+"""What tells a file of samples from the name of a stage, in `data`."""
+Word = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 
 
 class StageConfig(BudgetConfig):
     """What every stage has."""
 
-    not_decisive: ClassVar[tuple[str, ...]] = ("budget_usd", "budget_hours", "purpose", "checkpoint")
+    not_decisive: ClassVar[tuple[str, ...]] = ("budget_usd", "budget_hours", "purpose", "checkpoint", "reflection_words")
     leaves: ClassVar[Leaves] = "model"
     """What the stage leaves behind for others to read."""
 
@@ -30,9 +30,21 @@ class StageConfig(BudgetConfig):
     num_steps: Count
     checkpoint: CheckpointConfig = CheckpointConfig()
 
+    def own_model(self) -> ModelConfig | None:
+        """What this stage starts from where its own table describes a model: neither another stage's nor the recipe's."""
+        return None
+
+    def needs(self) -> dict[str, Leaves]:
+        """Stages whose artefacts this one reads besides the model it starts from, and what each of them must leave."""
+        return {}
+
+    def work(self, step: int) -> float:
+        """How much a step has to do, beside other steps of the stage: what times and costs to come are in proportion to."""
+        return 1.0
+
     def reads(self) -> list[str]:
         """Stages whose artefacts this one reads besides the model it starts from."""
-        return []
+        return list(self.needs())
 
 
 class TrainConfig(StageConfig):
@@ -43,20 +55,14 @@ class TrainConfig(StageConfig):
     """Tokens, padding included, in one forward pass."""
     recompute_activations: bool = False
 
-
-class StyleConfig(Config):
-    """How often a training document answers in each way; the shares must add up to 1."""
-
-    chain: Share = 0.3
-    direct: Share = 0.5
-    untagged: Share = 0.2
-    """The bare answer, without tags: the format is then something left to learn."""
-
     @model_validator(mode="after")
-    def _whole(self) -> "StyleConfig":
-        total = self.chain + self.direct + self.untagged
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"chain + direct + untagged must be 1, got {total:g}")
+    def _warm_up_ends_before_the_decay(self) -> "TrainConfig":
+        decay_from = self.optim.decay_from(self.num_steps)
+        if self.optim.warmup_steps > decay_from:
+            raise ValueError(
+                f"optim.warmup_steps ({self.optim.warmup_steps}) must end before schedule {self.optim.schedule!r} falls, at "
+                f"step {decay_from} of {self.num_steps}; lower it, or raise optim.{self.optim.schedule}.decay_from"
+            )
         return self
 
 
@@ -86,6 +92,7 @@ class CorpusStageConfig(TrainConfig):
     tasks: Annotated[list[TaskConfig], Field(min_length=1)]
     styles: StyleConfig = StyleConfig()
     batch_documents: Count = 64
+    """Of a step: documents, or windows of a corpus."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     eval: EvalConfig | None = None
     max_completion_tokens: Count = 256
@@ -96,20 +103,41 @@ class CorpusStageConfig(TrainConfig):
     mtp: MtpConfig = MtpConfig()
     """For models with multi-token prediction."""
 
-    @property
-    def asked(self) -> list[TaskConfig]:
-        """The tasks that the evaluation's problems are of."""
-        return self.tasks
+    def documents(self, step: int) -> int:
+        """What a step takes: documents, or windows of a corpus."""
+        return self.batch_documents
+
+
+class BatchRampConfig(Config):
+    """Steps that grow evenly, from `start` documents to `batch_documents` at step `steps`. V3: 3,072 to 15,360 sequences."""
+
+    start: Count
+    """Documents of the first step."""
+    steps: Count
+    """The step, from 0, that is the first of full size."""
 
 
 class PretrainConfig(CorpusStageConfig):
     kind: Literal["pretrain"]
     tasks: list[TaskConfig] = []
     corpus: list[str] = []
-    """Instead of tasks: built corpora (`farthing data build`), JSONL or text files. A step takes `batch_documents` windows of
-    at most model.shape.max_positions tokens; `test_share` of the documents, by their content, is held out."""
+    """Instead of tasks: built corpora (`farthing data build`), JSONL or text files. A step takes `batch_documents` windows,
+    each packed with whole documents; `test_share` of the documents, by their content, is held out."""
+    window_tokens: Annotated[int, Field(ge=2)] | None = None
+    """Of a corpus: most tokens of a window; left out, the model's max_positions. A longer document is parted."""
+    batch_ramp: BatchRampConfig | None = None
+    """Smaller steps at first: `{ start, steps }`."""
+    fim_rate: Share = 0.0
+    """Of a corpus: share of the training documents that become fill-in-the-middle, prefix, suffix, middle; V3: 0.1."""
     held_out_documents: Count = 256
-    """Of a corpus: for the loss in bits per byte at the end."""
+    """Of a corpus: for the loss in bits per byte, at the end and every `held_out_every` steps."""
+    held_out_every: Annotated[int, Field(ge=0)] = 0
+    """Of a corpus: steps between evaluations of the held-out loss; 0: only at the end."""
+    model: ModelConfig | None = None
+    """In place of the recipe's [model]: a recipe may pretrain several, such as a teacher and its student."""
+
+    def own_model(self) -> ModelConfig | None:
+        return self.model
 
     @model_validator(mode="after")
     def _one_origin(self) -> "PretrainConfig":
@@ -117,50 +145,68 @@ class PretrainConfig(CorpusStageConfig):
             raise ValueError("a pretrain stage has either `tasks` or `corpus`")
         if self.corpus and self.eval is not None:
             raise ValueError("`eval` asks problems of tasks; with `corpus` the held-out loss is the measure. Leave it out")
+        alone = {"window_tokens": self.window_tokens, "fim_rate": self.fim_rate, "held_out_every": self.held_out_every}
+        if self.tasks and (wrong := [name for name, value in alone.items() if value]):
+            raise ValueError(f"{', '.join(wrong)} belongs to a `corpus`, and this stage has `tasks`. Leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _ramp_fits(self) -> "PretrainConfig":
+        ramp = self.batch_ramp
+        if ramp is not None and (ramp.start >= self.batch_documents or ramp.steps > self.num_steps):
+            raise ValueError(
+                f"batch_ramp.start ({ramp.start}) must be below batch_documents ({self.batch_documents}), which it grows to, "
+                f"and batch_ramp.steps ({ramp.steps}) at most num_steps ({self.num_steps})"
+            )
+        return self
+
+    def documents(self, step: int) -> int:
+        ramp = self.batch_ramp
+        if ramp is None or step >= ramp.steps:
+            return self.batch_documents
+        return ramp.start + (self.batch_documents - ramp.start) * step // ramp.steps
+
+    def work(self, step: int) -> float:
+        return float(self.documents(step))
 
 
 class SftConfig(CorpusStageConfig):
-    """Fine-tuning on whole completions: of tasks, rendered in styles, or of samples that other stages and files hold."""
+    """Fine-tuning on whole completions: documents made from `tasks`, or the samples that other stages and files hold."""
 
     kind: Literal["sft"]
     tasks: list[TaskConfig] = []
+    """Documents to train on; with `data`, only whose held-out problems `eval` asks."""
     data: list[str] = []
-    """Instead of tasks: stages that leave samples (cold_start, rejection_sampling) and JSONL files (PATH.jsonl). `test_share`
-    of the questions, by their content, is held out for the loss."""
-    num_steps: Annotated[int, Field(ge=0)] = 0
-    """With `data`, 0: as many as num_epochs take."""
-    num_epochs: Annotated[int, Field(ge=0)] = 0
-    """Times that every sample of `data` is trained on, in another order each; the paper: 2 to 3."""
+    """Stages that leave data.jsonl (cold_start, rejection_sampling), and files of samples ("x.jsonl", relative to the recipe's
+    folder). A step takes `batch_documents` of their samples."""
+    epochs: NonNegative = 0.0
+    """Passes over the data, each in an order of its own; `num_steps` is then only the most there may be. 0: `num_steps` steps.
+    R1: 2 to 3."""
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Of the questions in `data`, by their content: for the held-out loss, every `held_out_every` steps and at the end."""
+    held_out_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations of the held-out loss; 0: only at the end."""
     too_long: Literal["error", "drop"] = "error"
-    """What becomes of samples of `data` with more tokens than the model has positions; those dropped are counted."""
-    eval_tasks: list[TaskConfig] = []
-    """With `data`: whose held-out problems `eval` asks."""
+    """What becomes of a sample with more tokens than the model has positions; dropped ones are counted."""
     experts: ExpertsConfig = ExpertsConfig(balance_speed=0)
 
-    @property
-    def asked(self) -> list[TaskConfig]:
-        return self.tasks or self.eval_tasks
+    def needs(self) -> dict[str, Leaves]:
+        return {name: "data" for name in self.data if not name.endswith(FILE_SUFFIX)}
 
     @property
-    def data_stages(self) -> list[str]:
-        return [name for name in self.data if not is_file(name)]
-
-    def reads(self) -> list[str]:
-        return self.data_stages
+    def data_files(self) -> list[str]:
+        return [name for name in self.data if name.endswith(FILE_SUFFIX)]
 
     @model_validator(mode="after")
-    def _one_origin(self) -> "SftConfig":
-        if bool(self.tasks) == bool(self.data):
-            raise ValueError("an sft stage has either `tasks` or `data`")
-        if self.tasks and (self.num_epochs or not self.num_steps):
-            raise ValueError("with `tasks`, which never end, give num_steps and no num_epochs")
-        if self.data and bool(self.num_steps) == bool(self.num_epochs):
-            raise ValueError("with `data`, give either num_epochs or num_steps")
-        if self.tasks and self.eval_tasks:
-            raise ValueError("eval_tasks belongs to `data`; with `tasks` their own held-out problems are asked. Leave it out")
-        if self.data and (self.eval is None) != (not self.eval_tasks):
-            raise ValueError("with `data`, `eval` and `eval_tasks` go together: give both or neither")
+    def _has_something_to_learn(self) -> "SftConfig":
+        if not self.tasks and not self.data:
+            raise ValueError("an sft stage has `tasks`, whose documents it learns, or `data`: stages and files of samples")
+        if self.data and self.eval is not None and not self.tasks:
+            raise ValueError(
+                "`eval` asks held-out problems of `tasks`, and this stage has `data` alone; give tasks, or no eval"
+            )
+        if not self.data and (self.epochs or self.held_out_every):
+            raise ValueError("epochs and held_out_every belong to `data`: tasks never end. Leave them out")
         return self
 
 
@@ -199,6 +245,8 @@ class GrpoConfig(TrainConfig):
     """DAPO: replace groups without signal by new prompts, at most this many times a step; 0: off."""
     overlong_buffer: Annotated[int, Field(ge=0)] = 0
     """DAPO: tokens before the limit over which a length penalty rises to 1; 0: off."""
+    reflection_words: list[Word] = list(REFLECTION_WORDS)
+    """Self-verification words whose number in a completion is logged as `reflection`; they change no weight."""
 
     @model_validator(mode="after")
     def _minibatches_fit(self) -> "GrpoConfig":

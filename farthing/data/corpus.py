@@ -30,9 +30,10 @@ class Corpus:
 
     def _completion(self, problem: Problem, index: int) -> str:
         where = unit_interval("style", self.stream.seed, index)
-        if where < self.styles.chain:
+        styles = self.stream.styles_of(problem) or self.styles
+        if where < styles.chain:
             return with_chain(problem)
-        if where < self.styles.chain + self.styles.direct:
+        if where < styles.chain + styles.direct:
             return f"<think></think><answer>{problem.answer}</answer>"
         return problem.answer
 

@@ -4,6 +4,7 @@ This is what every bill, boundary and export is made of, and what a project copi
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from farthing.errors import LedgerError
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import GENESIS, Entry, detail_of
+from farthing.ledger.superseded import OUTCOME, Replaced, Superseded, read_superseded
 from farthing.ledger.totals import Group, Sums, Totals, add_sums
 from farthing.ledger.waste import FROM_SCRATCH, OUTSIDE_RANK, Life, Position, thrown_away
 
@@ -48,7 +50,7 @@ _Detail = TypeVar("_Detail", StartDetail, EndDetail)
 
 
 class Row(NamedTuple):
-    """Sums of entries alike; `kept` is False for work that was thrown away."""
+    """Sums of entries alike; `kept` is False for work that was thrown away. Its outcome is `superseded` where that is why."""
 
     group: Group
     kept: bool
@@ -65,6 +67,11 @@ def stage_name(row: Row) -> str:
         return row.group.stage
     kind = "storage" if row.group.purpose == "storage" else row.group.kind
     return _NAMES.get(kind, OUTSIDE_STAGES)
+
+
+def outcome_of(row: Row) -> str:
+    """What became of the work in the end, as exports name it."""
+    return row.group.outcome if row.kept or row.group.outcome == OUTCOME else "thrown_away"
 
 
 @dataclass(slots=True)
@@ -90,6 +97,8 @@ class Account:
     """Price id -> its record, as the book keeps it."""
     corrections: list[Entry] = field(default_factory=list)
     artefacts: list[Entry] = field(default_factory=list)
+    """Of what was superseded: none."""
+    superseded: list[Replaced] = field(default_factory=list)
     num_entries: int = 0
     head_hash: str = GENESIS
     first_hash: str = ""
@@ -116,34 +125,34 @@ def read_account(ledger: Ledger) -> Account:
         account.num_entries, account.head_hash = totals.head
         first = next(ledger.entries(), None)
         account.first_hash = first.hash if first else ""
-        lives, ranks = _read_events(account, events, totals, ledger)
-        lost = thrown_away(ledger, totals, account.corrections, lives, ranks)
-    account.rows = list(_rows(totals, lost))
+        superseded = read_superseded(events, totals)
+        lives, ranks = _read_events(account, events, totals, ledger, superseded)
+        lost = thrown_away(ledger, totals, account.corrections, lives, ranks, superseded)
+    account.superseded = superseded.entries
+    account.rows = list(_rows(totals, lost, superseded.sums))
     return account
 
 
-def _rows(totals: Totals, lost: dict[Group, Sums]) -> list[Row]:
-    rows = []
+def _rows(totals: Totals, lost: dict[Group, Sums], superseded: dict[Group, Sums]) -> Iterator[Row]:
     for group, sums in totals.groups.items():
-        gone = lost.get(group)
-        if gone is None:
-            rows.append(Row(group, True, sums))
-            continue
+        parts = ((lost.get(group), group.outcome), (superseded.get(group), OUTCOME))
+        gone = [Row(group._replace(outcome=outcome), False, part) for part, outcome in parts if part is not None]
         kept = dict(sums)
-        add_sums(kept, gone, sign=-1)
-        if kept["entries"]:
-            rows.append(Row(group, True, kept))
-        rows.append(Row(group, False, gone))
-    return rows
+        for row in gone:
+            add_sums(kept, row.sums, sign=-1)
+        yield from [Row(group, True, kept)] if kept["entries"] else []
+        yield from gone
 
 
-def _read_events(account: Account, events: list[Entry], totals: Totals, ledger: Ledger) -> tuple[list[Life], dict[str, int]]:
+def _read_events(
+    account: Account, events: list[Entry], totals: Totals, ledger: Ledger, superseded: Superseded
+) -> tuple[list[Life], dict[str, int]]:
     starts = [e for e in events if e.kind == "attempt_start"]
     ends = {e.attempt: e for e in events if e.kind == "attempt_end"}
     _check_turns(starts, ends, totals, ledger, account.num_entries)
     account.prices = {str(d["id"]): d for d in (detail_of(e) for e in events if e.kind == "price")}
     account.corrections = [e for e in events if e.kind == "correction"]
-    account.artefacts = [e for e in events if e.kind == "artefact"]
+    account.artefacts = [e for e in events if e.kind == "artefact" and not superseded.covers(e)]
     details = {e.attempt: _read_detail(e, StartDetail) for e in starts}
     ranks = _ranks([e.attempt for e in starts], details, totals)
     lives = []
@@ -161,7 +170,8 @@ def _read_events(account: Account, events: list[Entry], totals: Totals, ledger: 
             attempt.outcome = "running" if is_last else "killed"  # a later attempt holds the run: this one cannot be running
         account.attempts.append(attempt)
         at: Position = FROM_SCRATCH if resumed is None else (ranks[resumed.stage], resumed.step)
-        life = Life(start.attempt, range(start.seq, stop), at, attempt.outcome)
+        restarts = resumed is not None and superseded.restarts(start.attempt, resumed.stage)
+        life = Life(start.attempt, range(start.seq, stop), at, attempt.outcome, restarts)
         life.kept_evals = {
             e.mono_ns for e in account.artefacts if e.attempt == start.attempt and detail_of(e).get("keeps") == "eval"
         }

@@ -14,6 +14,8 @@ from farthing.ledger.boundaries import boundaries
 from farthing.ledger.entry import ENERGY_METHODS, PHASES, detail_of, usd_text
 from farthing.ledger.overhead import Overhead
 from farthing.ledger.price_record import NS_PER_HOUR
+from farthing.ledger.superseded import OUTCOME as SUPERSEDED
+from farthing.ledger.superseded import Replaced
 from farthing.ledger.totals import WASTE_KINDS, Sums, add_sums
 
 BOUNDARY = "all attempts, every phase, idle included; storage, bought tokens and stated expenses as entered"
@@ -38,6 +40,8 @@ class StageBill:
     name: str
     sums: Sums = field(default_factory=dict)
     lost_picousd: int = 0
+    superseded_picousd: int = 0
+    """Part of the lost."""
     phases_ns: dict[str, int] = field(default_factory=dict)
     energy_methods: set[str] = field(default_factory=set)
 
@@ -49,6 +53,7 @@ class StageBill:
             self.energy_methods.add(row.group.energy_method)
         if not row.kept:
             self.lost_picousd += row.sums["picousd"]
+            self.superseded_picousd += row.sums["picousd"] if row.group.outcome == SUPERSEDED else 0
 
     def to_json(self, peak_flops: float | None) -> dict[str, Any]:
         def get(name: str) -> int:
@@ -71,6 +76,7 @@ class StageBill:
             "energy_method": max(self.energy_methods, key=ENERGY_METHODS.index, default="assumed"),
             "usd": usd_text(get("picousd")),
             "wasted_usd": usd_text(self.lost_picousd),
+            "superseded_usd": usd_text(self.superseded_picousd),
         }
 
 
@@ -123,6 +129,7 @@ class Bill:
             "boundary": BOUNDARY,
             "total_usd": run["usd"],
             "wasted_usd": run["wasted_usd"],
+            "superseded_usd": run["superseded_usd"],
             **{name: run[name] for name in same},
             "stages": [stage.to_json(self.peak_flops) for stage in self.stages.values()],
             "boundaries": boundaries(self.account.rows, account.prices, self.overhead, self.is_final),
@@ -131,6 +138,7 @@ class Bill:
             "energy": {"kwh": run["energy_kwh"], "error_kwh": run["energy_error_kwh"], "method": run["energy_method"]},
             "prices": [_price(price) for price in account.prices.values()],
             "corrections": [_correction(entry) for entry in account.corrections],
+            "superseded": [_superseded(entry) for entry in account.superseded],
             **self.extra,
             "entries": account.num_entries,
             "head_hash": account.head_hash,
@@ -165,7 +173,7 @@ def waste_split(rows: list[Row]) -> list[dict[str, Any]]:
     for row in rows:
         group, usd = row.group, row.sums["picousd"]
         if not row.kept:
-            parts["failed_attempts"] += usd
+            parts["superseded" if group.outcome == SUPERSEDED else "failed_attempts"] += usd
         elif group.phase == "eval" or (group.phase and group.purpose == "evaluation"):
             parts["evaluation"] += usd
         elif group.phase in ("idle", "checkpoint"):
@@ -183,6 +191,7 @@ def waste_split(rows: list[Row]) -> list[dict[str, Any]]:
 
 _WASTE_MEANS = {
     "failed_attempts": "work after the checkpoint from which the next attempt went on",
+    "superseded": "earlier work of stages that were run again, their failed attempts included",
     "idle": "devices held outside every phase",
     "evaluation": "measuring, not training",
     "checkpointing": "writing checkpoints and models",
@@ -228,4 +237,15 @@ def _correction(entry: Any) -> dict[str, Any]:
         "corrects": detail.get("corrects"),
         "usd": f"{entry.usd:f}",
         "reason": detail.get("reason"),
+    }
+
+
+def _superseded(entry: Replaced) -> dict[str, Any]:
+    return {
+        "seq": entry.seq,
+        "at": entry.at,
+        "attempt": entry.attempt,
+        "stage": entry.stage,
+        "usd": usd_text(entry.picousd),
+        "reason": entry.reason,
     }

@@ -20,7 +20,7 @@ _RENTAL_IN = [
     "Making training data on the run's own devices.",
 ]
 _RENTAL_OUT = [
-    "Work of attempts that broke off and was done again.",
+    "Work of attempts that broke off and was done again, and of stages that were run again with a changed recipe.",
     "Evaluation, idle time, experiments, storage, bought tokens.",
     "Everything that the second and third boundary add.",
 ]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-from farthing.ledger.account import Account, Row, stage_name
+from farthing.ledger.account import Account, Row, outcome_of, stage_name
 from farthing.ledger.entry import usd_text
 
 
@@ -36,9 +36,8 @@ def beancount_text(account: Account, name: str) -> str:
 
 def _transaction(row: Row, day: datetime.date) -> Iterator[str]:
     group, usd = row.group, usd_text(row.sums["picousd"])
-    outcome = group.outcome if row.kept else "superseded"
     yield f'{day} * "{_quoted(stage_name(row))}" "{_quoted(group.phase or group.kind)}, attempt {group.attempt}"'
-    yield f'  outcome: "{outcome}"'
+    yield f'  outcome: "{outcome_of(row)}"'
     yield f'  price: "{_quoted(group.price)}"'
     yield f"  entries: {row.sums['entries']}"
     yield f"  {_expense(row)}  {usd} USD"
@@ -52,7 +51,7 @@ def _expense(row: Row) -> str:
         [
             "Expenses",
             "Training",
-            "Superseded" if not row.kept else purpose,
+            purpose if row.kept else _part(outcome_of(row)),
             _part(stage_name(row)),
             _part(group.phase or group.kind),
         ]

@@ -20,6 +20,7 @@ from farthing.errors import LedgerError
 
 KINDS = (
     "price", "attempt_start", "device", "phase", "attempt_end", "storage", "api", "expense", "artefact", "correction", "run",
+    "supersede",
 )  # fmt: skip
 PHASES = ("setup", "rollout", "reward", "update", "weight_sync", "eval", "checkpoint", "idle")
 PURPOSES = ("train", "data", "evaluation", "experiment", "idle", "storage", "api_teacher")
@@ -49,7 +50,7 @@ class Entry:
     kind: str
     purpose: str
     outcome: str
-    """What was known at writing; that work was superseded shows later, from where the next attempt went on."""
+    """What was known at writing; that work was thrown away or superseded shows in later entries."""
     stage: str
     step: int
     """0-based; -1 where none."""

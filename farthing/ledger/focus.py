@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from farthing.errors import RecipeError
-from farthing.ledger.account import Account, Row, stage_name
+from farthing.ledger.account import Account, Row, outcome_of, stage_name
 from farthing.ledger.entry import MONEY, canonical_json, to_picousd, usd_text
 from farthing.ledger.price_record import NS_PER_HOUR
 
@@ -45,7 +45,6 @@ def _row(account: Account, row: Row, name: str, charged: tuple[str, str], billed
     price = account.prices.get(group.price, {})
     usd, unit_price = usd_text(sums["picousd"]), price.get("usd_per_unit")
     quantity, unit = _quantity(row, price)
-    outcome = group.outcome if row.kept else "superseded"
     usage = {
         "BilledCost": usd,
         "BillingAccountId": account.first_hash[:16],
@@ -82,10 +81,10 @@ def _row(account: Account, row: Row, name: str, charged: tuple[str, str], billed
         "SkuPriceId": group.price or None,
         "Tags": canonical_json({"purpose": group.purpose, "stage": group.stage}),
     }
-    return usage | _ours(account, row, outcome)
+    return usage | _ours(account, row)
 
 
-def _ours(account: Account, row: Row, outcome: str) -> dict[str, Any]:
+def _ours(account: Account, row: Row) -> dict[str, Any]:
     group, sums = row.group, row.sums
     busy_of = sums["busy_of_ns"]
     return {
@@ -93,7 +92,7 @@ def _ours(account: Account, row: Row, outcome: str) -> dict[str, Any]:
         "x_Stage": group.stage,
         "x_Phase": group.phase or None,
         "x_Purpose": group.purpose,
-        "x_Outcome": outcome,
+        "x_Outcome": outcome_of(row),
         "x_DeviceCount": str(group.num_devices),
         "x_DeviceHours": _share(sums["device_ns"], NS_PER_HOUR),
         "x_BusyShare": _share(sums["busy_ns"], busy_of) if busy_of else None,

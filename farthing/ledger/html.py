@@ -5,7 +5,7 @@ from decimal import Decimal
 from html import escape
 from typing import Any
 
-from farthing.ledger.statement import usd_short
+from farthing.ledger.statement import superseded_line, usd_short
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -19,17 +19,23 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bar{background:#4a
 
 def bill_html(page: dict[str, Any], name: str) -> str:
     """`page` is `Bill.to_json()`."""
+    title = f"<h1>Bill of {escape(name)}: {usd_short(page['total_usd'])}</h1>"
+    head = f"<meta charset=utf-8><title>Bill of {escape(name)}</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{title}{bill_body(page, 2)}</body></html>\n"
+
+
+def bill_body(page: dict[str, Any], level: int) -> str:
+    """All but the title, to stand in another page too; its headings are `<h{level}>` and the one below."""
     parts = [
-        f"<h1>Bill of {escape(name)}: {usd_short(page['total_usd'])}</h1>",
         f"<p>Exactly ${page['total_usd']}. Boundary: {escape(page['boundary'])}.</p>",
-        "<h2>By stage</h2>",
+        _heading("By stage", level),
         _table(
             ("stage", "device-hours", "dollars"),
             ((s["name"], f"{s['device_hours']:,.4g}", usd_short(s["usd"])) for s in page["stages"]),
         ),
-        "<h2>Under three boundaries</h2>",
-        _boundaries(page["boundaries"]),
-        "<h2>Where it taught nothing</h2>",
+        _heading("Under three boundaries", level),
+        _boundaries(page["boundaries"], level + 1),
+        _heading("Where it taught nothing", level),
         _table(
             ("part", "means", "share", "dollars"),
             (
@@ -38,10 +44,10 @@ def bill_html(page: dict[str, Any], name: str) -> str:
                 if Decimal(p["usd"])
             ),
         ),
-        *_gains(page),
-        "<h2>Phases</h2>",
+        *_gains(page, level),
+        _heading("Phases", level),
         _phases(page),
-        "<h2>Attempts</h2>",
+        _heading("Attempts", level),
         _table(
             ("no.", "outcome", "held", "dollars", "thrown away"),
             (
@@ -49,31 +55,40 @@ def bill_html(page: dict[str, Any], name: str) -> str:
                 for a in page["attempts"]
             ),
         ),
-        "<h2>Energy</h2>",
+        *_superseded(page, level),
+        _heading("Energy", level),
         "<p>{kwh:.4g} kWh, give or take {error_kwh:.4g} ({method}).</p>".format(**page["energy"]),
-        "<h2>Prices</h2>",
+        _heading("Prices", level),
         _list((f"{p['device']}: ${p['usd_per_unit']} per {p['unit']}, {p['date']}. {p['source']}" for p in page["prices"]), ""),
-        "<h2>Not in this bill</h2>",
+        _heading("Not in this bill", level),
         _list(page["excluded"], "out"),
         f"<p><small>{page['entries']} ledger entries, chain head {escape(page['head_hash'])}</small></p>",
     ]
-    head = f"<meta charset=utf-8><title>Bill of {escape(name)}</title><style>{_STYLE}</style>"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    return "".join(parts)
 
 
-def _boundaries(boundaries: Sequence[dict[str, Any]]) -> str:
+def _heading(text: str, level: int) -> str:
+    return f"<h{level}>{escape(text)}</h{level}>"
+
+
+def _boundaries(boundaries: Sequence[dict[str, Any]], level: int) -> str:
     names = dict.fromkeys(line["name"] for boundary in boundaries for line in boundary["lines"])
     by_name = [{line["name"]: usd_short(line["usd"]) for line in boundary["lines"]} for boundary in boundaries]
     rows = [(name, *(lines.get(name, "-") for lines in by_name)) for name in names]
     totals = ("not known" if b["usd"] is None else usd_short(b["usd"]) for b in boundaries)
     table = _table(("", *(b["name"] for b in boundaries)), [*rows, ("total", *totals)])
-    notes = (f"<h3>{escape(b['name'])}</h3>{_list(b['included'], 'in')}{_list(b['excluded'], 'out')}" for b in boundaries)
+    notes = (f"{_heading(b['name'], level)}{_list(b['included'], 'in')}{_list(b['excluded'], 'out')}" for b in boundaries)
     return table + "".join(notes)
 
 
-def _gains(page: dict[str, Any]) -> list[str]:
+def _gains(page: dict[str, Any], level: int) -> list[str]:
     says = [gain["says"] for gain in page.get("gains", [])] + ([page["marginal"]["says"]] if page.get("marginal") else [])
-    return ["<h2>What it bought</h2>", _list(says, "")] if says else []
+    return [_heading("What it bought", level), _list(says, "")] if says else []
+
+
+def _superseded(page: dict[str, Any], level: int) -> list[str]:
+    lines = [superseded_line(line) for line in page["superseded"]]
+    return [_heading("Stages run again", level), _list(lines, "")] if lines else []
 
 
 def _phases(page: dict[str, Any]) -> str:

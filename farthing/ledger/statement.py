@@ -20,8 +20,8 @@ def render_bill(bill: "Bill", console: Console) -> None:
     console.print(_stages(page))
     console.print(Text(f"total, exactly: ${page['total_usd']}"))
     console.print(Text(f"boundary: {page['boundary']}"))
-    if Decimal(page["wasted_usd"]):
-        console.print(Text(f"thrown away, in attempts that broke off: {usd_short(page['wasted_usd'])}", style="yellow"))
+    for what, usd in _thrown_away(page):
+        console.print(Text(f"thrown away, {what}: {usd_short(usd)}", style="yellow"))
     energy = page["energy"]
     console.print(Text(f"energy: {_short(energy['kwh'])} kWh, give or take {_short(energy['error_kwh'])} ({energy['method']})"))
     for boundary in page["boundaries"]:
@@ -41,9 +41,26 @@ def render_bill(bill: "Bill", console: Console) -> None:
             "Corrections",
             _lines(f"entry {c['seq']} corrects {c['corrects']}: {c['reason']}" for c in page["corrections"]),
         )
+    if page["superseded"]:
+        _section(console, "Stages run again", _lines(superseded_line(line) for line in page["superseded"]))
     _section(console, "Prices", _lines(_price_line(price) for price in page["prices"]))
     _section(console, "Not in this bill", _lines(page["excluded"]))
     console.print(Text(f"{page['entries']} ledger entries, chain head {page['head_hash'][:16]}, {_checked(page)}", style="dim"))
+
+
+def _thrown_away(page: dict[str, Any]) -> list[tuple[str, str]]:
+    superseded = Decimal(page["superseded_usd"])
+    parts = {
+        "in attempts that broke off": Decimal(page["wasted_usd"]) - superseded,
+        "because a stage was run again": superseded,
+    }
+    return [(what, f"{usd:f}") for what, usd in parts.items() if usd]
+
+
+def superseded_line(line: dict[str, Any]) -> str:
+    """Which stage's earlier work no longer counts, since when and why."""
+    since = f"since entry {line['seq']} on {line['at'][:10]}, attempt {line['attempt']}"
+    return f"{line['stage']}: {usd_short(line['usd'])} of earlier work superseded {since}: {line['reason']}"
 
 
 def _checked(page: dict[str, Any]) -> str:

@@ -6,9 +6,11 @@ evaluation that was written to disk is kept as well, for no later attempt repeat
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import Entry
+from farthing.ledger.superseded import Superseded
 from farthing.ledger.totals import Group, Sums, Totals, add_sums, group_of, sums_of
 
 SET_UP_STEP = -1
@@ -29,12 +31,21 @@ class Life:
     """From its attempt_start to the next one's."""
     resumed_at: Position
     outcome: str = "running"
+    restarts: bool = False
+    """Whether it began a stage anew because the recipe had changed: that is no going back."""
     kept_evals: set[int] = field(default_factory=set)
     """mono_ns of the flushes whose evaluation is on disk."""
 
 
-def thrown_away(ledger: Ledger, totals: Totals, corrections: Iterable[Entry], lives: list[Life], ranks: dict[str, int]) -> Lost:
-    """The sums of the work that did not reach the end of the run.
+def thrown_away(
+    ledger: Ledger,
+    totals: Totals,
+    corrections: Iterable[Entry],
+    lives: list[Life],
+    ranks: dict[str, int],
+    superseded: Superseded,
+) -> Lost:
+    """The sums of the work that did not reach the end of the run, besides what was superseded.
 
     Attempt a loses what lies after the checkpoint from which attempt a+1 resumed, and after the checkpoint of any later
     attempt that went back further still, up to the next attempt that ended well. Set-up counts as lost only if
@@ -45,14 +56,14 @@ def thrown_away(ledger: Ledger, totals: Totals, corrections: Iterable[Entry], li
         kept_to = _went_back_to(lives[number + 1 :])
         if kept_to is None or life.outcome == "ok":
             continue
-        if not _kept_progress(ledger, totals, life, kept_to, ranks):
-            for group, sums in totals.groups.items():
-                if group.attempt == life.attempt and group.phase:
-                    add_sums(lost.setdefault(group, {}), sums)
+        counting = _still_counting(totals, life, superseded)
+        if not _kept_progress(ledger, counting, life, kept_to, ranks, superseded):
+            for group, sums in counting.items():
+                add_sums(lost.setdefault(group, {}), sums)
             continue
         mine = [entry for entry in corrections if entry.attempt == life.attempt and entry.phase]
-        for entry in (*_after(ledger, life, kept_to, ranks), *mine):
-            if _is_lost(entry, life, kept_to, ranks):
+        for entry in (*_after(ledger, life, kept_to, ranks, superseded), *mine):
+            if _is_lost(entry, life, kept_to, ranks) and not superseded.covers(entry):
                 add_sums(lost.setdefault(group_of(entry), {}), sums_of(entry))
     return lost
 
@@ -60,17 +71,37 @@ def thrown_away(ledger: Ledger, totals: Totals, corrections: Iterable[Entry], li
 def _went_back_to(later: list[Life]) -> Position | None:
     earliest: Position | None = None
     for life in later:
-        earliest = life.resumed_at if earliest is None else min(earliest, life.resumed_at)
+        if not life.restarts:
+            earliest = life.resumed_at if earliest is None else min(earliest, life.resumed_at)
         if life.outcome == "ok":
             break
     return earliest
 
 
-def _kept_progress(ledger: Ledger, totals: Totals, life: Life, kept_to: Position, ranks: dict[str, int]) -> bool:
+def _still_counting(totals: Totals, life: Life, superseded: Superseded) -> dict[Group, Sums]:
+    """The attempt's phases and their corrections, without what was superseded."""
+    left = {}
+    for group, sums in totals.groups.items():
+        if group.attempt == life.attempt and group.phase:
+            rest = dict(sums)
+            add_sums(rest, superseded.sums.get(group, {}), sign=-1)
+            if rest["entries"]:
+                left[group] = rest
+    return left
+
+
+def _kept_progress(
+    ledger: Ledger,
+    counting: dict[Group, Sums],
+    life: Life,
+    kept_to: Position,
+    ranks: dict[str, int],
+    superseded: Superseded,
+) -> bool:
     """Whether anything but set-up is kept."""
     if life.kept_evals:
         return True
-    mine = {group.stage for group in totals.groups if group.attempt == life.attempt and group.kind == "phase"}
+    mine = {group.stage for group in counting if group.kind == "phase"}
     if any(OUTSIDE_RANK < ranks[stage] < kept_to[0] for stage in mine):
         return True
     stage = next((name for name, rank in ranks.items() if rank == kept_to[0]), None)
@@ -78,17 +109,20 @@ def _kept_progress(ledger: Ledger, totals: Totals, life: Life, kept_to: Position
         return False
     within = "seq < ? AND kind = 'phase' AND attempt = ? AND stage = ? AND step BETWEEN 0 AND ?"
     values = (life.seqs.stop, life.attempt, stage, kept_to[1])
-    return next(ledger.entries(life.seqs.start - 1, within, values), None) is not None
+    first = max(life.seqs.start, superseded.before.get(stage, 0))
+    return next(ledger.entries(first - 1, within, values), None) is not None
 
 
-def _after(ledger: Ledger, life: Life, kept_to: Position, ranks: dict[str, int]) -> Iterable[Entry]:
-    """The attempt's phases after the kept position; SQLite skips the others."""
+def _after(ledger: Ledger, life: Life, kept_to: Position, ranks: dict[str, int], superseded: Superseded) -> Iterable[Entry]:
+    """The attempt's phases after the kept position that were not superseded; SQLite skips the others."""
     earlier = [name for name, rank in ranks.items() if rank < kept_to[0]]
     stage = next((name for name, rank in ranks.items() if rank == kept_to[0]), "")
     marks = ", ".join("?" * len(earlier))
-    kept = f"stage IN ({marks}) OR (stage = ? AND step <= ?)"
+    gone = "".join(" OR (stage = ? AND seq < ?)" for _ in superseded.before)
+    kept = f"stage IN ({marks}) OR (stage = ? AND step <= ?){gone}"
     within = f"seq < ? AND kind = 'phase' AND attempt = ? AND NOT ({kept})"
-    return ledger.entries(life.seqs.start - 1, within, (life.seqs.stop, life.attempt, *earlier, stage, kept_to[1]))
+    values = (life.seqs.stop, life.attempt, *earlier, stage, kept_to[1], *chain.from_iterable(superseded.before.items()))
+    return ledger.entries(life.seqs.start - 1, within, values)
 
 
 def _is_lost(entry: Entry, life: Life, kept_to: Position, ranks: dict[str, int]) -> bool:

@@ -38,6 +38,9 @@ from farthing.rollout import (
 from farthing.stages.stage import Stage, Stateful, generation_flops, held_out, is_due, training_flops
 from farthing.tasks.stream import ProblemStream
 
+KEEP_SAMPLES_AT, SAMPLES_A_TIME = 20, 2
+"""At about so many steps of the stage, so many rollouts go to samples.jsonl."""
+
 
 def train(stage: Stage[GrpoConfig]) -> None:
     """prompts -> rollouts -> rewards -> advantages -> policy update, with evaluations and checkpoints when due."""
@@ -79,8 +82,11 @@ def train(stage: Stage[GrpoConfig]) -> None:
             for r in rollouts:
                 if r.reward is not None:
                     stream.record(r.problem, r.reward.accuracy)
+            measured = rollout_metrics(groups_P, config.reflection_words)
+        if is_due(step, max(1, config.num_steps // KEEP_SAMPLES_AT)):
+            stage.keep_samples("training", groups_P[:SAMPLES_A_TIME])
         run.log(reward=float(rewards_PG.mean()), flat_groups=float(is_flat(rewards_PG).float().mean()))
-        run.log(**rollout_metrics(groups_P), **tally.metrics(), learning_rate=learning_rate)
+        run.log(**measured, **tally.metrics(), learning_rate=learning_rate)
         run.log(staleness=step - max(r.completion.policy_version for r in rollouts))
         run.log(train_tokens_per_s=tally.num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
         if stream.level is not None:

@@ -9,7 +9,8 @@ import torch
 
 from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore, load_state
-from farthing.config import EvalConfig, GrpoConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.config import EvalConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.config.graph import SOURCE
 from farthing.data.batches import Microbatch
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -20,14 +21,18 @@ from farthing.manifest import damage, score_of, step_of
 from farthing.models.decoder import Decoder
 from farthing.models.huggingface import save_model, weights_sha256
 from farthing.optim import Optimizer, learning_rate
-from farthing.precision import Precision
+from farthing.precision import DTYPES, Precision
 from farthing.renderer import Renderer
+from farthing.rollout import Group
 from farthing.run import Run
+from farthing.sources import stage_folder, stage_model
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
+from farthing.tokenizer import Tokenizer
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 SAMPLES_KEPT = 8
+"""Rollouts of each full evaluation that are kept to be read."""
 
 
 class Stateful(Protocol):
@@ -66,6 +71,7 @@ class Stage(Generic[ConfigT]):
             eps=o.eps,
             weight_decay=o.weight_decay,
             clip_norm=o.clip_norm,
+            moments=o.moments,
         )
 
     @property
@@ -75,15 +81,7 @@ class Stage(Generic[ConfigT]):
         return optim
 
     def learning_rate(self, step: int) -> float:
-        o = self._optim
-        return learning_rate(
-            step,
-            peak=o.learning_rate,
-            num_steps=self.config.num_steps,
-            warmup_steps=o.warmup_steps,
-            schedule=o.schedule,
-            final=o.final_share,
-        )
+        return learning_rate(step, self.config.num_steps, self._optim)
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
         """Loads the newest whole checkpoint into `parts` -> the first step to run; opens the attempt on the ledger."""
@@ -144,7 +142,7 @@ class Stage(Generic[ConfigT]):
             return kept
         with self.run.phase("eval"):
             evaluation = self._evaluate(engine, problems, config, config.samples)
-        self._keep_samples(label, evaluation)
+        self.keep_samples(label, evaluation.groups_P[:SAMPLES_KEPT])
         result = evaluation.result.to_json()
         write_json(path, result)
         self.run.note_artefact("evaluation", [path], keeps="eval")
@@ -174,22 +172,13 @@ class Stage(Generic[ConfigT]):
 
     def _completion_rules(self) -> tuple[int, tuple[str, ...], RewardConfig]:
         config: Any = self.config
-        stop = tuple(config.stop) if isinstance(config, GrpoConfig) else ()
-        return config.max_completion_tokens, stop, config.reward
+        return config.max_completion_tokens, tuple(getattr(config, "stop", ())), config.reward
 
-    def _keep_samples(self, label: str, evaluation: Evaluation) -> None:
-        for group in evaluation.groups_P[:SAMPLES_KEPT]:
-            rollout = group[0]
-            row = {
-                "stage": self.name,
-                "eval": label,
-                "question": rollout.problem.question,
-                "answer": rollout.problem.answer,
-                "completion": rollout.text,
-                "accuracy": rollout.reward.accuracy if rollout.reward else None,
-                "stop_reason": str(rollout.completion.stop_reason),
-            }
-            append_line(self.run.dir / "samples.jsonl", row)
+    def keep_samples(self, when: str, groups_P: Sequence[Group]) -> None:
+        """The first rollout of each group goes to samples.jsonl: which ones are kept must not depend on how good they are."""
+        for group in groups_P:
+            place = {"stage": self.name, "attempt": self.run.attempt, "step": self.run.step, "when": when}
+            append_line(self.run.dir / "samples.jsonl", place | group[0].to_json())
 
     # after the loop ----------------------------------------------------------------------------------------------------
 
@@ -201,6 +190,7 @@ class Stage(Generic[ConfigT]):
             facts = {"recipe": self.run.recipe.name, "stage": self.name, "seed": str(self.seed)}
             save_model(self.model, self.renderer.tokenizer, folder, facts)
             result: dict[str, Any] = {"weights_sha256": weights_sha256(self.model), "metrics": dict(metrics)}
+            result["num_steps"] = self.config.num_steps  # where the data decided, fewer than the recipe's
             if best := self._keep_best(facts):
                 result["best"] = best
         if evals:
@@ -228,6 +218,22 @@ class Stage(Generic[ConfigT]):
         return {"step": step, "eval_accuracy": score}
 
 
+def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
+    """The model that stage `name` left, that of a folder, or (SOURCE) the recipe's own. RunError where it is not the one that
+    the stage wrote."""
+    model, tokenizer = stage_model(run.recipe, run.dir, name, DTYPES[precision])
+    if name == SOURCE or name not in run.recipe.stages:
+        return model, tokenizer
+    result = run.result(name)
+    assert result is not None, "the plan runs a stage after all that it reads"
+    if weights_sha256(model) != result["weights_sha256"]:
+        raise RunError(
+            f"the weights in {stage_folder(run.dir, name)} are not those that stage {name} wrote (their sha256 differs); put "
+            f"them back, or make them again with --from {name}"
+        )
+    return model, tokenizer
+
+
 def held_out(stream: ProblemStream, config: EvalConfig | None) -> list[Problem]:
     return [] if config is None else stream.held_out(config.num_problems)
 
@@ -245,8 +251,12 @@ def generation_flops(model: Decoder, tokens_in: int, tokens_out: int, num_prompt
 
 def training_flops(model: Decoder, batches: Sequence[Microbatch], with_mtp: bool = False) -> int:
     """Forward and backward: three times the forward pass. Recomputed activations are not counted (model FLOPs)."""
+    sizes = batch_sizes(batches)
+    return 3 * (model.shape.forward_flops(*sizes) + (model.shape.mtp_flops(*sizes) if with_mtp else 0))
+
+
+def batch_sizes(batches: Sequence[Microbatch]) -> tuple[int, float, int]:
+    """(tokens, mean tokens that each attends to, logits): what the FLOPs of a forward pass are counted from."""
     num_tokens = sum(b.num_tokens for b in batches)
     context = sum(b.num_context_tokens for b in batches) / max(num_tokens, 1)
-    num_logits = sum(len(b.targets_R) for b in batches)
-    ahead = model.shape.mtp_flops(num_tokens, context, num_logits) if with_mtp else 0
-    return 3 * (model.shape.forward_flops(num_tokens, context, num_logits) + ahead)
+    return num_tokens, context, sum(len(b.targets_R) for b in batches)

@@ -1,20 +1,27 @@
-"""The curves of pretrain or sft -> findings; and what any stage can suffer from."""
+"""The curves of pretrain, sft or any stage with a loss -> findings; and what any stage can suffer from."""
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import median
 
-from farthing.metrics import METRICS
 from farthing.symptoms.curves import MIN_STEPS, TREND_STEPS, Finding, StageCurves, number
 
 SPIKE, MIN_SPIKES = 10.0, 3
 """Times the median gradient norm, and how many steps of it."""
 LOSS_RATIO = 0.95
 LOSS_REBOUND = 1.2
+BLOW_UP, BLOW_UP_NATS = 1.5, 0.5
+"""Times where it began, and by so much at least: no healthy loss rises so far."""
+EVAL_LOSS_RISE = 1.05
+"""Times its least value: held-out loss then rises."""
+EVAL_FALL, MIN_EVALS = 0.15, 4
+"""Of held-out accuracy, pairs of quick evaluations apart: more than their noise."""
 
 
 def not_finite(c: StageCurves) -> Finding | None:
-    bad = [(r["step"], name) for r in c.rows for name in METRICS if not math.isfinite(r.get(name, 0.0))]
+    names = c.metrics()
+    bad = [(r["step"], name) for r in c.rows for name in names if not math.isfinite(r.get(name, 0.0))]
     if not bad:
         return None
     step, name = bad[0]
@@ -41,9 +48,8 @@ def loss_not_falling(c: StageCurves) -> Finding | None:
     early, late = c.ends("loss")
     if len(c.rows) < TREND_STEPS or late <= LOSS_RATIO * early:
         return None
-    faster = c.set("optim.learning_rate", c.config.optim.learning_rate * 3)
     what = f"The loss of {c.name} does not fall"
-    return Finding("problem", what, c.show("loss", "grad_norm"), faster if late <= early else c.slower())
+    return Finding("problem", what, c.show("loss", "grad_norm"), c.faster() if late <= early else c.slower())
 
 
 def loss_rebound(c: StageCurves) -> Finding | None:
@@ -57,4 +63,49 @@ def loss_rebound(c: StageCurves) -> Finding | None:
     return Finding("warning", f"The loss of {c.name} fell and then rose again", evidence, c.slower())
 
 
-CORPUS_CHECKS: tuple[Callable[[StageCurves], Finding | None], ...] = (loss_not_falling, loss_rebound, gradient_spikes)
+def loss_blew_up(c: StageCurves) -> Finding | None:
+    """It fell again, or the checks above would speak: but what the model knew at the start was lost."""
+    points, means = c.points("loss"), c.stretches("loss")
+    if not means or any(check(c) is not None for check in (loss_not_falling, loss_rebound)):
+        return None
+    (_, begin), (worst, at) = points[0], max(means)
+    if worst <= BLOW_UP * begin or worst - begin < BLOW_UP_NATS:
+        return None
+    evidence = f"{number(begin)} nats at step {points[0][0]}, {number(worst)} from step {at}, {number(means[-1][0])} at the end"
+    return Finding("warning", f"The loss of {c.name} first rose far above where it began", evidence, c.slower())
+
+
+def overfitting(c: StageCurves) -> Finding | None:
+    """The training loss goes on falling; held-out loss has turned, or held-out answers get worse."""
+    early, late = c.ends("loss")
+    if late >= early:
+        return None
+    found = _loss_turned(c.points("eval_loss")) or _accuracy_turned(c.points("eval_accuracy"))
+    if found is None:
+        return None
+    best, evidence = found
+    what = f"{c.name} overfits: it learns its documents by heart"
+    return Finding("warning", what, f"{evidence}; {c.show('loss')}", c.set("num_steps", best + 1))
+
+
+def _loss_turned(points: list[tuple[int, float]]) -> tuple[int, str] | None:
+    """(step of the best, evidence)."""
+    if len(points) < MIN_EVALS:
+        return None
+    (best, least), last = min(points, key=lambda p: p[1]), points[-1][1]
+    evidence = f"held-out loss {number(least)} nats at step {best}, {number(last)} at step {points[-1][0]}"
+    return (best, evidence) if last > EVAL_LOSS_RISE * least else None
+
+
+def _accuracy_turned(points: list[tuple[int, float]]) -> tuple[int, str] | None:
+    if len(points) < MIN_EVALS:
+        return None
+    pairs = [(step, (before + value) / 2) for (_, before), (step, value) in pairwise(points)]
+    (best, most), (end, last) = max(pairs, key=lambda p: p[1]), pairs[-1]
+    evidence = f"held-out accuracy {number(most)} about step {best}, {number(last)} about step {end}"
+    return (best, evidence) if most - last >= EVAL_FALL else None
+
+
+CORPUS_CHECKS: tuple[Callable[[StageCurves], Finding | None], ...] = (
+    loss_not_falling, loss_rebound, loss_blew_up, gradient_spikes, overfitting,
+)  # fmt: skip

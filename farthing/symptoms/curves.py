@@ -1,12 +1,12 @@
 """The rows a stage logged -> its curves, to be asked for early and late means; and what a finding is."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
-from farthing.config import StageConfig
-from farthing.metrics import METRICS
+from farthing.config import StageConfig, TrainConfig
+from farthing.panels import logged, metric
 
 Severity = Literal["ok", "note", "warning", "problem"]
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "note", "ok")
@@ -41,6 +41,10 @@ class StageCurves:
     evals: dict[str, dict[str, Any]]
     precision: str
 
+    def metrics(self) -> list[str]:
+        """Names of what was logged."""
+        return logged(self.rows)
+
     def points(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of the finite values."""
         return [(r["step"], r[metric]) for r in self.rows if metric in r and math.isfinite(r[metric])]
@@ -60,8 +64,14 @@ class StageCurves:
 
     def trained_on(self) -> "StageCurves":
         """Only the steps in which some group carried signal: others have no entropy or gap to speak of."""
-        rows = [r for r in self.rows if r.get("flat_groups", 0.0) < 1]
-        return StageCurves(self.name, self.config, rows, self.evals, self.precision)
+        return replace(self, rows=[r for r in self.rows if r.get("flat_groups", 0.0) < 1])
+
+    def having(self, metric: str) -> "StageCurves":
+        """Only the steps that logged `metric`."""
+        return replace(self, rows=[r for r in self.rows if metric in r])
+
+    def is_long_enough(self) -> bool:
+        return len(self.rows) >= MIN_STEPS
 
     def is_curriculum(self) -> bool:
         """Problems got harder on the way, so shares early and late are not comparable."""
@@ -77,7 +87,15 @@ class StageCurves:
         return f"--set {self.name}.{key}={shown}"
 
     def slower(self) -> str:
-        return self.set("optim.learning_rate", self.config.optim.learning_rate / 3)
+        return self._learning_rate(1 / 3)
+
+    def faster(self) -> str:
+        return self._learning_rate(3)
+
+    def _learning_rate(self, times: float) -> str:
+        """Empty for a stage that has none."""
+        config = self.config
+        return self.set("optim.learning_rate", config.optim.learning_rate * times) if isinstance(config, TrainConfig) else ""
 
     def stretches(self, metric: str) -> list[tuple[float, int]]:
         """(mean, first step) of every stretch of a tenth of the steps."""
@@ -91,6 +109,6 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def unit(metric: str) -> str:
-    name = METRICS[metric].unit
-    return f" {name}" if name and name != "share" else ""
+def unit(name: str) -> str:
+    unit = metric(name).unit
+    return f" {unit}" if unit and unit != "share" else ""

@@ -12,6 +12,9 @@ from statistics import fmean, median, stdev
 from farthing.config import GrpoConfig
 from farthing.symptoms.corpus import gradient_spikes
 from farthing.symptoms.curves import MIN_STEPS, TREND_STEPS, Finding, StageCurves, number
+from farthing.symptoms.hacking import reward_hacking
+from farthing.symptoms.language import language_mixing
+from farthing.symptoms.mixture import lopsided_tasks, stuck_level
 
 GAIN = 0.1
 """Of a share between early and late: a rise."""
@@ -39,6 +42,8 @@ COLLAPSE, COLLAPSE_RATIO = 0.2, 0.6
 RISE_T = 3.0
 """Rise of the last sixth of the steps over the one before, in standard errors."""
 
+GrpoCheck = Callable[[StageCurves, GrpoConfig], Finding | None]
+
 
 def no_gradient(c: StageCurves, config: GrpoConfig) -> Finding | None:
     """The zero loss that nothing explains: where every advantage is zero, nothing is learned."""
@@ -46,7 +51,7 @@ def no_gradient(c: StageCurves, config: GrpoConfig) -> Finding | None:
     share = len(flat) / len(c.rows)
     if share < ALL_FLAT_STEPS:
         return None
-    accuracy = fmean(r["accuracy"] for r in flat)
+    accuracy = fmean(r.get("accuracy", 0.0) for r in flat)
     loss = f"The loss of {c.name} is " + ("its KL term only" if config.kl_coef > 0 else "zero")
     what = f"{loss} because every advantage is zero: all rewards of each group are equal"
     steps = f"{len(flat)} of {len(c.rows)} steps, first at step {flat[0]['step']}"
@@ -204,21 +209,17 @@ def standstill(c: StageCurves, config: GrpoConfig) -> Finding | None:
     late = c.ends("accuracy")[1]
     if len(c.rows) < TREND_STEPS or abs(c.gain("accuracy")) > STANDSTILL or late >= MASTERED or c.is_curriculum():
         return None
-    faster = c.set("optim.learning_rate", 3 * config.optim.learning_rate)
     evidence = c.show("accuracy", "reward", "grad_norm")
-    return Finding("warning", f"The accuracy of {c.name} has not moved", evidence, faster)
+    return Finding("warning", f"The accuracy of {c.name} has not moved", evidence, c.faster())
 
 
-def spikes(c: StageCurves, config: GrpoConfig) -> Finding | None:
-    return gradient_spikes(c)
+def of_curves(check: Callable[[StageCurves], Finding | None]) -> GrpoCheck:
+    """A check that needs no more of the recipe than every stage has."""
+    return lambda c, config: check(c)
 
 
-def healthy_grpo(c: StageCurves) -> Finding:
-    better = c.gain("accuracy") > STANDSTILL
-    return Finding("ok", f"{c.name} learned" if better else f"{c.name} shows no symptom", c.show("reward", "accuracy"))
-
-
-GRPO_CHECKS: tuple[Callable[[StageCurves, GrpoConfig], Finding | None], ...] = (
+GRPO_CHECKS: tuple[GrpoCheck, ...] = (
     no_gradient, flat_groups, never_ends, truncation, format_only, entropy_collapse, kl_blow_up, logprob_gap,
-    held_out_behind, length, collapse, spikes, still_rising,
+    held_out_behind, length, collapse, still_rising,
+    *map(of_curves, (gradient_spikes, reward_hacking, language_mixing, lopsided_tasks, stuck_level)),
 )  # fmt: skip

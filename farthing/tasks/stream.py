@@ -7,7 +7,7 @@ on the seed and on what the curricula have unlocked, so the state of a stream is
 from collections.abc import Sequence
 from typing import Any
 
-from farthing.config import TaskConfig
+from farthing.config import StyleConfig, TaskConfig
 from farthing.tasks.jsonl import JsonlTask
 from farthing.tasks.mixture import Curriculum, Mixture
 from farthing.tasks.problem import Problem
@@ -21,7 +21,9 @@ class ProblemStream:
     def __init__(self, tasks: Sequence[TaskConfig], seed: int, test_share: float) -> None:
         self.seed, self.test_share = seed, test_share
         self.cursor = 0
-        self._mixture = Mixture([(open_drawable(task), task.weight) for task in tasks])
+        opened = [(open_drawable(task), task) for task in tasks]
+        self._mixture = Mixture([(source, task.weight) for source, task in opened])
+        self._styles = {name: task.styles for source, task in opened for name in names_of(source) if task.styles}
 
     def take(self, count: int) -> list[Problem]:
         first = self.cursor
@@ -31,6 +33,10 @@ class ProblemStream:
     def notes(self) -> list[str]:
         """What a user must know of the sources: lines that were skipped, questions that repeat."""
         return [note for source, _ in self._mixture.sources if isinstance(source, SplitTask) for note in notes_of(source.task)]
+
+    def styles_of(self, problem: Problem) -> StyleConfig | None:
+        """How documents of the problem's task answer, where the recipe says so for that task."""
+        return self._styles.get(problem.task)
 
     def held_out(self, count: int) -> list[Problem]:
         """`count` distinct problems that training never draws, the same for every seed of the recipe."""
@@ -68,6 +74,11 @@ def notes_of(task: Task) -> list[str]:
     if task.num_duplicates:
         notes.append(f"{task.path}: {task.num_duplicates} repeated questions kept once")
     return notes
+
+
+def names_of(source: Drawable) -> list[str]:
+    """The tasks whose problems it gives."""
+    return [level.name for level in source.levels] if isinstance(source, Curriculum) else [source.name]
 
 
 def open_drawable(task: TaskConfig) -> Drawable:

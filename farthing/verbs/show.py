@@ -62,10 +62,17 @@ def print_summary(run_dir: Path, as_json: bool) -> None:
         steps, time = f"{stage['steps_done']}/{stage['num_steps']}", f"{stage['seconds']:.0f} s"
         stages.add_row(stage["name"], stage["kind"], stage["status"], steps, time, f"${float(stage['usd']):.4f}")
         for label, result in stage.get("eval", {}).items():
-            evals.add_row(f"{label} {stage['name']}", *_eval_cells(result))
+            if "pass_at_1" in result:
+                evals.add_row(f"{label} {stage['name']}", *_eval_cells(result))
     console.print(stages)
     if evals.row_count:
         console.print(evals)
+    for stage in summary["stages"]:
+        if "num_samples" in stage:
+            line = f"{stage['name']} kept {stage['num_samples']:,} samples: {stage['file']}"
+            console.print(line, markup=False, soft_wrap=True)
+        if stage.get("table"):
+            console.print(_table_of_models(stage["table"]))
     console.print(f"weights sha256 {summary['weights_sha256'] or '(none yet)'}", soft_wrap=True)
     console.print(
         f"cost ${float(summary['total_usd']):.6f} for {summary['held_s']:.0f} s of this machine in "
@@ -84,3 +91,15 @@ def _eval_cells(result: dict[str, Any]) -> tuple[str, ...]:
         f"{result['mean_completion_tokens']:.1f}",
         str(result["n"]),
     )
+
+
+def _table_of_models(rows: list[dict[str, Any]]) -> Table:
+    """The table of an `evaluate` stage: a row a model, pass@1 with its interval for every suite, and dollars."""
+    suites = list(rows[0]["suites"])
+    table = Table("model", *(f"{suite}, 95% CI" for suite in suites), "length", "dollars", "with inputs", box=None)
+    for row in rows:
+        results = [row["suites"][suite] for suite in suites]
+        shares = [f"{r['pass_at_1']:.1%} ({r['ci95'][0]:.1%} to {r['ci95'][1]:.1%})" for r in results]
+        length = f"{results[0]['mean_completion_tokens']:.1f}"
+        table.add_row(row["model"], *shares, length, f"${float(row['usd']):.4f}", f"${float(row['usd_cumulative']):.4f}")
+    return table

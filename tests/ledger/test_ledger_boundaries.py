@@ -60,8 +60,8 @@ def test_waste_is_split_without_overlap(history: History) -> None:
     two_attempts(history)
     parts = {part["what"]: Decimal(part["usd"]) for part in page(history)["waste"]}
     assert parts == {
-        "failed_attempts": 7, "idle": 1, "evaluation": 3, "checkpointing": 2, "padding": Decimal("1.25"), "flat_groups": 4,
-        "truncated": 0,
+        "failed_attempts": 7, "superseded": 0, "idle": 1, "evaluation": 3, "checkpointing": 2, "padding": Decimal("1.25"),
+        "flat_groups": 4, "truncated": 0,
     }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def test_focus_rows_sum_to_the_bill_and_mark_corrections(account: Account, tmp_p
     assert sum(Decimal(row["BilledCost"]) for row in read) == TOTAL
     assert [row["BilledCost"] for row in read if row["ChargeClass"] == "Correction"] == ["-0.250000000000"]
     assert {row["BillingCurrency"] for row in read} == {"USD"}
-    assert [row["x_Outcome"] for row in read if row["BilledCost"] == "4.000000000000"] == ["superseded"]
+    assert [row["x_Outcome"] for row in read if row["BilledCost"] == "4.000000000000"] == ["thrown_away"]
     usage = next(row for row in read if row["BilledCost"] == "10.000000000000")
     assert Decimal(usage["PricingQuantity"]) * Decimal(usage["ListUnitPrice"]) == Decimal(usage["ListCost"]) == 10
     assert usage["ChargePeriodStart"] <= usage["ChargePeriodEnd"]

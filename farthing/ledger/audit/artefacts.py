@@ -16,26 +16,30 @@ class Artefacts:
 
     def __init__(self, run_dir: Path) -> None:
         self.check = Check("artefacts", "Are the files that came out of the run the ones that were recorded?")
-        self._dir = run_dir
-        self._files: dict[str, tuple[int, Any, Any]] = {}
+        self.run_dir = run_dir
+        self._files: dict[str, tuple[int, str, Any, Any]] = {}
         self._weights: dict[str, tuple[int, str]] = {}
 
     def add(self, entry: Entry) -> None:
+        stage = entry.row.stage
+        if entry.row.kind == "supersede":  # its former files may be gone, or other files by now
+            self._files = {name: record for name, record in self._files.items() if record[1] != stage}
+            self._weights.pop(stage, None)
         if entry.row.kind != "artefact":
             return
         seq, detail = entry.row.seq, entry.detail
         files = detail.get("files")
         for file in files if isinstance(files, list) else []:
             if isinstance(file, dict) and isinstance(file.get("path"), str):
-                self._files[file["path"]] = seq, file.get("bytes"), file.get("sha256")
+                self._files[file["path"]] = seq, stage, file.get("bytes"), file.get("sha256")
             else:
                 self.check.found(Finding("it lists a file without a path", seq, ("detail",)))
         if detail.get("what") == "stage":
-            self._weights[entry.row.stage] = seq, str(detail.get("weights_sha256"))
+            self._weights[stage] = seq, str(detail.get("weights_sha256"))
 
     def finish(self) -> None:
         gone = []
-        for name, (seq, size, digest) in self._files.items():
+        for name, (seq, _, size, digest) in self._files.items():
             path = self._inside(name)
             if path is None:
                 self.check.found(Finding(f"{name!r} lies outside the run directory", seq, ("detail",), name))
@@ -59,7 +63,7 @@ class Artefacts:
             self.check.found(Finding(what, seq, (), name, restore="restore the file from a copy, or do not trust it"))
 
     def _result(self, seq: int, stage: str, digest: str) -> None:
-        path = self._dir / "stages" / stage / "result.json"
+        path = self.run_dir / "stages" / stage / "result.json"
         try:
             stated = json.loads(path.read_text(encoding="utf-8"))["weights_sha256"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -69,8 +73,8 @@ class Artefacts:
             self.check.found(Finding(what, seq, ("detail",), f"stages/{stage}/result.json"))
 
     def _inside(self, name: str) -> Path | None:
-        path = (self._dir / name).resolve()
-        return path if path.is_relative_to(self._dir.resolve()) else None
+        path = (self.run_dir / name).resolve()
+        return path if path.is_relative_to(self.run_dir.resolve()) else None
 
 
 def flops_per_token(run_dir: Path) -> int | None:

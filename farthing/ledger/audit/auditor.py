@@ -24,9 +24,10 @@ from farthing.ledger.audit.project import Runs
 from farthing.ledger.audit.questions import Seen, questions
 from farthing.ledger.audit.reader import Files, Lines, open_book, require_version, stored_rows
 from farthing.ledger.audit.report import Check, Finding, Report
-from farthing.ledger.audit.schema import Row
+from farthing.ledger.audit.schema import Row, dollars
 from farthing.ledger.audit.signatures import Signatures
 from farthing.ledger.audit.sums import Sums
+from farthing.ledger.audit.superseded import Superseded
 
 _PLACED = 5
 """Damaged entries for which the file is searched."""
@@ -71,9 +72,9 @@ def audit(path: Path, head: str | None = None, whole_project: bool = False) -> R
         str(path),
         chain.count,
         chain.head_hash,
-        books.sums.to_json(),
+        books.sums.to_json() | {"superseded_usd": dollars(books.superseded.picousd)},
         [seal, log, pages, *books.checks()],
-        questions(files.folder, books.seen, books.sums, books.hours, books.prices, books.physics, books.signatures, seal),
+        books.questions(seal),
         books.runs.reports,
     )
 
@@ -88,6 +89,7 @@ class _Books:
         self.prices = Prices()
         self.physics = Physics(self.prices.records, flops_per_token(files.folder))
         self.sums = Sums()
+        self.superseded = Superseded(self.sums)
         self.signatures = Signatures(files.signed, head)
         self.seen = Seen()
         self.artefacts = Artefacts(files.folder)
@@ -103,16 +105,23 @@ class _Books:
                 add(entry)
             if row.kind != "phase":
                 self.seen.add(entry)
+                self.superseded.add(entry)
                 self.artefacts.add(entry)
                 self.runs.add(entry)
         self.chain.lines.close()
         self.columns.check.evidence = f"{self.chain.count} entries"
 
     def finish(self, db: sqlite3.Connection, whole_project: bool) -> None:
-        for part in (self.hours, self.prices, self.physics, self.signatures, self.artefacts):
+        for part in (self.hours, self.prices, self.physics, self.signatures, self.superseded, self.artefacts):
             part.finish()
         self.runs.finish(audit if whole_project else None)
         self.sums.compare(db, (self.chain.count, self.chain.head_hash))
+
+    def questions(self, seal: Check) -> list[str]:
+        return questions(
+            self.artefacts.run_dir, self.seen, self.sums, self.hours, self.prices, self.physics, self.superseded,
+            self.signatures, seal,
+        )  # fmt: skip
 
     def checks(self) -> list[Check]:
         found = [
@@ -120,7 +129,7 @@ class _Books:
             *(self.hours.complete, self.hours.time, self.prices.check, self.sums.check),
             *(self.physics.work, self.physics.energy, self.artefacts.check),
         ]
-        return [*found, self.runs.check] if self.runs.any else found
+        return [*found, *(part.check for part in (self.superseded, self.runs) if part.any)]
 
 
 def _add_bytes(files: Files, chain: Check) -> None:

@@ -56,6 +56,8 @@ class Hours:
             self._start(entry)
         elif row.kind == "attempt_end":
             self._end(entry)
+        elif row.kind == "supersede":
+            self._attempt_of(row)
 
     def finish(self) -> None:
         """Call once, after the last entry."""

@@ -20,6 +20,8 @@ class Physics:
         self.energy = Check("energy", "Is the energy within what the device draws, with its method and error band?")
         self.peaks: dict[tuple[int, str], tuple[int, int, str]] = {}
         """(attempt, device) -> peak FLOP/s as stated, margin in percent, method."""
+        self._light: dict[str, Check] = {}
+        """Stage -> entries with fewer FLOPs than its tokens must take."""
         self.energy_mj: dict[str, int] = {}
         self._prices, self._floor = prices, flops_per_token
         self._checked = self._unchecked = 0
@@ -35,12 +37,16 @@ class Physics:
             self._energy(entry)
         elif row.kind == "device":
             self._device(entry)
+        elif row.kind == "supersede":  # the floor is that of the models that are there now, not of this stage's former one
+            self._light.pop(row.stage, None)
 
     def finish(self) -> None:
         peaks = {f"{d}: {p / 1e12:g} TFLOP/s, {m}" for (_, d), (p, _, m) in self.peaks.items()}
         self.work.evidence = f"{self._checked} entries with work; peak {'; '.join(sorted(peaks)) or 'not recorded'}"
         if self._highest_seq:
             self.work.evidence += f"; the busiest, entry {self._highest_seq}, reaches {self._highest:.1%} of it"
+        for light in self._light.values():
+            self.work.merge(light)
         if self._unchecked:
             self.work.not_checkable = (
                 f"{self._unchecked} entries with work belong to an attempt whose device's peak is not recorded"
@@ -84,7 +90,8 @@ class Physics:
         if self._floor and tokens * self._floor * 1_000_000_000 > possible:
             least, held_s = tokens * self._floor, row.held_ns / 1e9
             what = f"{tokens} tokens take at least {least} FLOPs, more than the device's peak allows in {held_s:.6f} s"
-            self.work.found(Finding(what, row.seq, ("tokens_in", "tokens_out", "tokens_trained")))
+            light = self._light.setdefault(row.stage, Check("", ""))
+            light.found(Finding(what, row.seq, ("tokens_in", "tokens_out", "tokens_trained")))
 
     def _energy(self, entry: Entry) -> None:
         row = entry.row

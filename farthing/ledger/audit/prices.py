@@ -47,14 +47,17 @@ class Prices:
         kind = row.kind
         if kind == "phase":
             self._phase(entry)
-        elif kind == "price":
+            return
+        if kind == "price":
             self._record(entry)
-        elif kind in ("storage", "api"):
+        if kind in ("storage", "api"):
             self._bought(entry)
         elif kind == "expense":
             self.stated_picousd += entry.picousd
         elif kind == "correction":
             self.corrections += 1
+        elif kind != "run" and (entry.picousd or row.held_ns):
+            self._wrong(entry, "usd, held_ns", f"an entry of kind {kind} carries no money and no time, this one does")
 
     def finish(self) -> None:
         self.check.evidence = f"{self._num_checked} amounts computed anew from {len(self.records)} price records"

@@ -13,6 +13,10 @@ from farthing.ledger.audit.report import Check
 from farthing.ledger.audit.schema import NS_PER_HOUR, dollars
 from farthing.ledger.audit.signatures import Signatures
 from farthing.ledger.audit.sums import Sums
+from farthing.ledger.audit.superseded import Superseded
+
+_REASONS = 3
+"""Of stages that were run again, printed in a question."""
 
 
 class Seen:
@@ -39,7 +43,15 @@ class Seen:
 
 
 def questions(
-    run_dir: Path, seen: Seen, sums: Sums, hours: Hours, prices: Prices, physics: Physics, signatures: Signatures, seal: Check
+    run_dir: Path,
+    seen: Seen,
+    sums: Sums,
+    hours: Hours,
+    prices: Prices,
+    physics: Physics,
+    superseded: Superseded,
+    signatures: Signatures,
+    seal: Check,
 ) -> list[str]:
     """In the order in which an auditor would ask them; only those that this book raises."""
     kinds = {group[1] for group in sums.groups}
@@ -76,8 +88,18 @@ def questions(
         asked.append(
             f"Corrections: {prices.corrections} entries correct earlier ones. Who decided on them, and on which evidence?"
         )
+    if superseded.any:
+        asked.append(_run_again(superseded))
     asked += _trust(signatures, seal)
     return asked
+
+
+def _run_again(superseded: Superseded) -> str:
+    why = "; ".join(f"{stage}: {reason[:80]}" for stage, reason in superseded.reasons[:_REASONS])
+    return (
+        f"Stages run again: {dollars(superseded.picousd)} USD of earlier work no longer counts as that of the final run "
+        f"({why}). Were the changes chosen after a look at held-out results?"
+    )
 
 
 def _prices(prices: Prices) -> list[str]:

@@ -58,6 +58,11 @@ class Check:
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
 
+    def merge(self, other: "Check") -> None:
+        """Takes over what another check found."""
+        self.num_findings += other.num_findings
+        self.findings += other.findings[: MAX_FINDINGS - len(self.findings)]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,

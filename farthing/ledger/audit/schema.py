@@ -17,6 +17,7 @@ NS_PER_HOUR = 3_600_000_000_000
 
 KINDS = (
     "price", "attempt_start", "device", "phase", "attempt_end", "storage", "api", "expense", "artefact", "correction", "run",
+    "supersede",
 )  # fmt: skip
 PHASES = ("setup", "rollout", "reward", "update", "weight_sync", "eval", "checkpoint", "idle")
 PURPOSES = ("train", "data", "evaluation", "experiment", "idle", "storage", "api_teacher", "")

@@ -13,7 +13,8 @@ _NAMES = (
     "entries", "held_ns", "device_ns", "busy_ns", "busy_of_ns", "picousd", "tokens_in", "tokens_out", "tokens_trained",
     "model_flops", "energy_mj", "energy_error_mj",
 )  # fmt: skip
-_Group = tuple[int, str, str, str, str, str, str, int, str, str]
+_NO_WORK = ("artefact", "supersede")
+Group = tuple[int, str, str, str, str, str, str, int, str, str]
 
 
 class Sums:
@@ -22,8 +23,8 @@ class Sums:
     def __init__(self) -> None:
         self.check = Check("sums", "Do the entries sum to the totals that the ledger keeps, group by group?")
         self.picousd = 0
-        self.groups: dict[_Group, list[int]] = {}
-        self._waste: dict[tuple[_Group, str], int] = {}
+        self.groups: dict[Group, list[int]] = {}
+        self._waste: dict[tuple[Group, str], int] = {}
 
     def add(self, entry: Entry) -> None:
         row, usd, flops, detail = entry
@@ -52,7 +53,7 @@ class Sums:
         if detail and (waste := detail.get("waste_usd")):
             self._add_waste(key, waste)
 
-    def _add_waste(self, key: _Group, waste: object) -> None:
+    def _add_waste(self, key: Group, waste: object) -> None:
         if isinstance(waste, dict):
             for name, text in waste.items():
                 try:
@@ -69,6 +70,11 @@ class Sums:
         """A figure of the phase entries, or of those with one outcome."""
         column = _NAMES.index(name)
         return sum(sums[column] for key, sums in self.groups.items() if key[1] == "phase" and outcome in (None, key[5]))
+
+    def of_stage(self, stage: str) -> dict[str, str]:
+        """The stage's groups as the table of totals has them, without those that stand for no work."""
+        mine = ((key, sums) for key, sums in self.groups.items() if key[2] == stage and key[1] not in _NO_WORK)
+        return {text_of(list(key)): text_of(self._named(key, sums)) for key, sums in mine}
 
     def to_json(self) -> dict[str, Any]:
         whole = self.whole()
@@ -96,16 +102,16 @@ class Sums:
         if db is None or (not stored and not self.groups):
             self.check.not_checkable = "there is no table of totals to compare with"
             return
-        if stored.pop("head", None) != _text(list(head)):
+        if stored.pop("head", None) != text_of(list(head)):
             self.check.found(Finding("the table of totals was not made from the entries up to the head", restore=_REBUILD))
             return
-        own = {_text(list(key)): _text(self._named(key, sums)) for key, sums in self.groups.items()}
+        own = {text_of(list(key)): text_of(self._named(key, sums)) for key, sums in self.groups.items()}
         for name in sorted(own.keys() | stored.keys(), key=str):
             if own.get(name) != stored.get(name):
                 what = f"group {name}: the entries sum to {own.get(name)}, the table says {stored.get(name)}"
                 self.check.found(Finding(what[:700], restore=_REBUILD))
 
-    def _named(self, key: _Group, sums: list[int]) -> dict[str, int]:
+    def _named(self, key: Group, sums: list[int]) -> dict[str, int]:
         waste = {f"waste:{name}": value for (group, name), value in self._waste.items() if group == key}
         return dict(zip(_NAMES, sums, strict=True)) | waste
 
@@ -113,5 +119,5 @@ class Sums:
 _REBUILD = "the entries are right, if their chain is: the table is a cache that can be summed anew from them"
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
