@@ -166,12 +166,15 @@ def stage_seconds(config: StageConfig, speed: Speed) -> float:
 
 
 def memory_bytes(config: StageConfig, speed: Speed) -> float:
-    """Weights, masters, gradients, two moments, the reference, the larger of activations and key/value cache."""
+    """Weights, masters, gradients, two moments, the reference, the larger of activations and key/value cache.
+
+    With fp8 every parameter is counted as if it had a rounded copy; embedding and head have none.
+    """
     shape: ModelShape = speed.shape
-    per_param = 16 + (2 if speed.bytes_per_weight == 2 else 0)
+    per_param = 16 + (2 if speed.bytes_per_weight == 2 else 0) + speed.rounded_bytes_per_weight
     is_grpo = isinstance(config, GrpoConfig)
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:
-        per_param += speed.bytes_per_weight
+        per_param += speed.bytes_per_weight + speed.rounded_bytes_per_weight
     layer_values = 14 * shape.width + 4 * shape.active_ffn_width + 4 * shape.num_heads * shape.head_width
     layers = 1 if config.recompute_activations else shape.num_layers
     activations = config.max_microbatch_tokens * layer_values * layers * speed.bytes_per_weight

@@ -12,8 +12,9 @@ from farthing.data.corpora import corpus_digests
 from farthing.errors import RecipeError, TrainingDiverged
 from farthing.manifest import step_of
 from farthing.models import fused
+from farthing.models.fp8_linear import EMULATED, has_fp8_products
 from farthing.origin import cpu_name
-from farthing.precision import DTYPES, resolve_precision
+from farthing.precision import compute_dtype, compute_precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
 from farthing.run import Run, Watcher
@@ -34,24 +35,27 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher]) -> None:
     use_threads(recipe.threads)
     with Run(run_dir, recipe, watchers) as run:
         precision = resolve_precision(recipe.precision)
+        compute, dtype = compute_precision(precision), compute_dtype(precision)
         run.open_attempt(*progress(run, recipe))
         with run.phase("setup"):
             check_tasks(recipe)
             run.same_inputs(input_digests(recipe))
             kernels = "built" if fused.library() is not None else "plain PyTorch"
-            run.same_machine(cpu=cpu_name(), kernels=kernels, precision=precision, threads=torch.get_num_threads())
-            peak_flops = run.machine_fact(f"matmul_peak_flops_{precision}", lambda: matmul_peak_flops(precision))
-            run.note_device(cpu_name(), peak_flops, f"measured: {precision} matrix product")
+            run.same_machine(cpu=cpu_name(), kernels=kernels, precision=compute, threads=torch.get_num_threads())
+            peak_flops = run.machine_fact(f"matmul_peak_flops_{compute}", lambda: matmul_peak_flops(compute))
+            run.note_device(cpu_name(), peak_flops, f"measured: {compute} matrix product")
         done: str | None = None
         for name, config in recipe.stages.items():
             if run.result(name) is None:
                 with run.phase("setup"):
                     if done is None:
-                        model, tokenizer = source_model(recipe.model, recipe.seed, run.dir, DTYPES[precision])
+                        model, tokenizer = source_model(recipe.model, recipe.seed, run.dir, dtype)
                     else:
-                        model, tokenizer = open_folder(run.stage_dir(done) / "model", DTYPES[precision])
+                        model, tokenizer = open_folder(run.stage_dir(done) / "model", dtype)
                     renderer = Renderer(tokenizer, recipe.prompt.template, recipe.prompt.instruction, recipe.prompt.prefill)
                     stage: Stage[Any] = Stage(run, name, config, model, renderer, precision, peak_flops)
+                    if precision == "fp8" and not has_fp8_products(model.embed.weight.device):
+                        run.message(EMULATED)
                 _train(stage, config)
             done = name
             run.stop_if_asked()

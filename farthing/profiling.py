@@ -25,7 +25,7 @@ from farthing.ledger.entries import Ledger
 from farthing.models.families import shape_from_config
 from farthing.models.shape import ModelShape
 from farthing.pipeline import run_recipe
-from farthing.precision import resolve_precision
+from farthing.precision import compute_dtype, compute_precision, resolve_precision
 from farthing.probe import read_bandwidth_bytes
 from farthing.run import Metrics
 from farthing.sources import base_folder, scratch_model
@@ -117,7 +117,7 @@ def profile_recipe(recipe: Recipe, stage: str | None, num_steps: int, base: Path
         run_dir = Path(scratch) / "run"
         with contextlib.suppress(_Enough):
             run_recipe(alone, run_dir, [watcher])
-        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{precision}"]
+        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{compute_precision(precision)}"]
         work = phase_work(run_dir, name, range(1, num_steps + 1))
         shape = model_shape(alone, run_dir)
     if trace is not None:
@@ -128,7 +128,7 @@ def profile_recipe(recipe: Recipe, stage: str | None, num_steps: int, base: Path
     bandwidth = read_bandwidth_bytes()
     read = None
     if isinstance(config, GrpoConfig):
-        width = 2 if precision == "bf16" else 4
+        width = compute_dtype(precision).itemsize
         sampled = work["rollout"]
         read = rollout_bytes(shape, config, sampled["tokens_in"] / num_steps, sampled["tokens_out"] / num_steps, width)
     return StepProfile(

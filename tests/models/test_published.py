@@ -42,6 +42,7 @@ def test_its_dry_run_counts_and_prices_without_allocating(shape: ModelShape) -> 
     )
     assert forecast.cache_bytes_per_token == 70_272
     assert forecast.cache_share < 0.02
+    assert any("fp8: the peak is still that of bf16" in line for line in forecast.assumptions)
     device_hours = forecast.seconds * 2048 / 3600
     assert 2e6 < device_hours < 4e6, "DeepSeek reports 2.664M; 30% of bf16 peak is assumed"
 
