@@ -85,7 +85,8 @@ def _in_blocks(x: Tensor, block: Block) -> Tensor:
     """[..., rows, columns] -> [..., rows / block, block, columns / block, block], zeros where the last ones stick out."""
     rows, columns = (-size % step for size, step in zip(x.shape[-2:], block, strict=True))
     padded = F.pad(x, (0, columns, 0, rows)) if rows or columns else x
-    return padded.unflatten(-1, (-1, block[1])).unflatten(-3, (-1, block[0]))
+    down, across = padded.shape[-2] // block[0], padded.shape[-1] // block[1]
+    return padded.view(*padded.shape[:-2], down, block[0], across, block[1])
 
 
 def _whole(blocks: Tensor, like: Tensor) -> Tensor:

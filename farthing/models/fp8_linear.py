@@ -178,7 +178,7 @@ def _matmul(a: Operand, b: Operand, dtype: torch.dtype, b_block: Block = WEIGHT_
 
 
 def _matmul_on_device(a: Operand, b: Operand, dtype: torch.dtype, b_block: Block) -> Tensor:
-    """cuBLAS wants sizes in whole blocks. NOT RUN HERE: written from torch's documentation and tests, on no such GPU yet."""
+    """cuBLAS wants sizes in whole blocks. Never run on such a GPU by us; a test has torch check sizes and layouts."""
     kinds = {TILE: F.ScalingType.BlockWise1x128, WEIGHT_BLOCK: F.ScalingType.BlockWise128x128}
     scale_b = _tile_scales(b[1]) if b_block == TILE else _block_scales(b[1])
     scales = (_tile_scales(a[1]), kinds[TILE], scale_b, kinds[b_block])

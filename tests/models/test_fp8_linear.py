@@ -12,6 +12,7 @@ from torch import Tensor
 from farthing.data.batches import Row, microbatches
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
+from farthing.models import fp8_linear
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.fp8_linear import Fp8Weight, has_fp8_products, use_fp8
 from farthing.models.head import completion_logprobs
@@ -318,3 +319,18 @@ def test_bf16_beside_fp8_products() -> None:
 
 def test_this_machine_has_no_fp8_products_unless_it_is_a_hopper() -> None:
     assert not has_fp8_products(torch.device("cpu"))
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "scaled_mm"), reason="this torch has no block-scaled products")
+@pytest.mark.parametrize("counts", [[130], [5, 0, 125]])
+def test_what_a_hopper_would_be_given_passes_torchs_own_checks(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device sizes, strides and scales of all three products are checked as on a GPU; nothing is computed."""
+    monkeypatch.setattr(fp8_linear, "has_fp8_products", lambda device: device.type == "meta")
+    x = torch.randn(130, 150, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(len(counts), 140, 150, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    out = Fp8Weight(even_input=True).multiply_grouped(x, weight, counts)
+    assert (out.shape, out.dtype) == ((130, 140), torch.bfloat16)
+    out.backward(torch.ones_like(out))
+    assert x.grad is not None
+    assert weight.grad is not None
+    assert (x.grad.shape, weight.grad.shape) == (x.shape, weight.shape)
