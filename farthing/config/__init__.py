@@ -5,6 +5,18 @@ The order of the tables under [stages] is the order of the run; which stage read
 """
 
 from farthing.config.base import Config
+from farthing.config.collecting import (
+    AskedConfig,
+    ColdStartConfig,
+    CollectConfig,
+    EndpointConfig,
+    EndpointPriceConfig,
+    ExampleConfig,
+    GeneralConfig,
+    JudgeConfig,
+    RejectionSamplingConfig,
+    TeacherConfig,
+)
 from farthing.config.distill import DistillConfig
 from farthing.config.evaluating import EvaluateConfig, SuiteConfig
 from farthing.config.kinds import AnyStage, AskingStage
@@ -16,6 +28,7 @@ from farthing.config.parts import (
     EvalConfig,
     MomentsChoice,
     OptimConfig,
+    ReadabilityConfig,
     RewardConfig,
     StyleConfig,
     TaskConfig,
@@ -36,10 +49,11 @@ from farthing.config.stages import (
 )
 
 __all__ = [
-    "AnyStage", "AskingStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig",
-    "DistillConfig", "EvalConfig", "EvaluateConfig", "ExpertsConfig", "GrpoConfig", "HardwareConfig", "ModelConfig",
-    "MomentsChoice", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe", "RewardConfig",
-    "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TokenizerConfig", "TrainConfig",
-    "V3Schedule", "WsdSchedule",
-    "load_recipe", "parse_recipe", "shipped_recipes",
+    "AnyStage", "AskedConfig", "AskingStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig", "ColdStartConfig",
+    "CollectConfig", "Config", "CorpusStageConfig", "DistillConfig", "EndpointConfig", "EndpointPriceConfig", "EvalConfig",
+    "EvaluateConfig", "ExampleConfig", "ExpertsConfig", "GeneralConfig", "GrpoConfig", "HardwareConfig", "JudgeConfig",
+    "ModelConfig", "MomentsChoice", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig",
+    "ReadabilityConfig", "Recipe", "RejectionSamplingConfig", "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig",
+    "StyleConfig", "SuiteConfig", "TaskConfig", "TeacherConfig", "TokenizerConfig", "TrainConfig", "V3Schedule",
+    "WsdSchedule", "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

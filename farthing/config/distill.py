@@ -8,9 +8,8 @@ from farthing.config.base import Count, NonNegative, Share
 from farthing.config.graph import SOURCE
 from farthing.config.model import ModelConfig
 from farthing.config.parts import EvalConfig, RewardConfig, TaskConfig
-from farthing.config.stages import Leaves, TrainConfig
+from farthing.config.stages import FILE_SUFFIX, Leaves, TrainConfig
 
-FILE_SUFFIX = ".jsonl"
 Method = Literal["sft", "logits", "on_policy"]
 USED_BY: dict[str, tuple[Method, ...]] = {
     "data": ("sft", "logits"),

@@ -10,15 +10,13 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from farthing.config.base import closest
+from farthing.config.base import Config, closest
 from farthing.config.stages import Leaves, StageConfig
 
 SOURCE = "source"
 """In place of a stage's name: the model of the recipe's [model] table."""
 OWN = "own"
 """In place of a stage's name: a model that the stage's own table describes."""
-NOT_DECISIVE = ("budget_usd", "budget_hours", "purpose", "checkpoint", "reflection_words")
-"""Keys of a stage that change what it costs, keeps or counts on the way, not what it makes."""
 
 
 def model_input(stages: Mapping[str, StageConfig], name: str) -> str:
@@ -92,7 +90,13 @@ def _check_what_is_left(stages: Mapping[str, StageConfig], name: str) -> None:
 
 def decisive(config: StageConfig) -> dict[str, Any]:
     """The stage's table without what does not change its result."""
-    return config.model_dump(mode="json", exclude=set(NOT_DECISIVE))
+    return config.model_dump(mode="json", exclude=_left_out(config))
+
+
+def _left_out(table: Config) -> dict[str, Any]:
+    """As pydantic takes it: key -> True, or for a table what is left out of that."""
+    inner = {name: _left_out(value) for name, value in table if isinstance(value, Config)}
+    return {name: keys for name, keys in inner.items() if keys} | dict.fromkeys(table.not_decisive, True)
 
 
 def stage_keys(stages: Mapping[str, StageConfig], common: Mapping[str, Any]) -> dict[str, str]:

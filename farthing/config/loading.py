@@ -80,14 +80,23 @@ def _make_paths_absolute(table: Mapping[str, Any], folder: Path) -> None:
         if isinstance(named, dict) and isinstance(named.get("corpus"), list):
             named["corpus"] = [str(folder / p) if isinstance(p, str) else p for p in named["corpus"]]
     for stage in stages.values() if isinstance(stages, dict) else ():
-        tasks = stage.get("tasks") if isinstance(stage, dict) else None
-        for task in tasks if isinstance(tasks, list) else ():
-            spec = task.get("spec") if isinstance(task, dict) else None
-            if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
-                task["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
-        data = stage.get("data") if isinstance(stage, dict) else None
-        if isinstance(data, list):
-            stage["data"] = [str(folder / x) if isinstance(x, str) and x.endswith(".jsonl") else x for x in data]
+        if isinstance(stage, dict):
+            _make_files_absolute(stage, folder)
+
+
+def _make_files_absolute(part: dict[str, Any], folder: Path) -> None:
+    """Of a stage's table and of those inside it: the files of tasks and of samples."""
+    tasks = part.get("tasks")
+    for task in tasks if isinstance(tasks, list) else ():
+        spec = task.get("spec") if isinstance(task, dict) else None
+        if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
+            task["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+    for inner in part.values():
+        if isinstance(inner, dict):
+            _make_files_absolute(inner, folder)
+    for key in ("data", "files"):
+        if isinstance(part.get(key), list):
+            part[key] = [str(folder / x) if isinstance(x, str) and x.endswith(".jsonl") else x for x in part[key]]
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
