@@ -231,9 +231,9 @@ def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = Non
         total = config.num_steps * rollouts * (length / speed.sampled_per_s + (prompt + length) / speed.trained_per_s)
     elif isinstance(config, DistillConfig):
         rollouts = config.num_prompts * config.group_size if config.method == "on_policy" else 0
-        tokens = (rollouts or config.batch_samples) * (prompt + length)
-        step = rollouts * length / speed.sampled_per_s + tokens / speed.trained_per_s
-        step += tokens / (3 * teacher.trained_per_s) if teacher is not None else 0
+        trained = (rollouts or config.batch_samples) * (prompt + length)
+        step = rollouts * length / speed.sampled_per_s + trained / speed.trained_per_s
+        step += trained / (3 * teacher.trained_per_s) if teacher is not None else 0
         total = config.num_steps * step
     else:
         total = num_documents(config) * speed.document_tokens / speed.trained_per_s
