@@ -10,7 +10,7 @@ from farthing.config import PromptConfig, Recipe
 from farthing.engine.engine import Engine
 from farthing.errors import ModelError
 from farthing.models.decoder import Decoder
-from farthing.precision import DTYPES, resolve_precision
+from farthing.precision import compute_dtype, resolve_precision, set_precision
 from farthing.renderer import Renderer
 from farthing.sources import open_folder, starting_model
 from farthing.summary import recipe_of
@@ -55,7 +55,9 @@ def _from_run(run_dir: Path) -> Artefact:
             continue
         folder = run_dir / "stages" / stage / "model"
         if folder.is_dir():
-            model, tokenizer = open_folder(folder, DTYPES[resolve_precision(recipe.precision)])
+            precision = resolve_precision(recipe.precision)
+            model, tokenizer = open_folder(folder, compute_dtype(precision))
+            set_precision(model, precision)
             return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
         newest = CheckpointStore(run_dir / "checkpoints" / stage, 1, False, lambda _: None).newest()
         if newest is not None:
@@ -66,7 +68,7 @@ def _from_run(run_dir: Path) -> Artefact:
 def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> Artefact:
     model, tokenizer = starting_model(recipe, run_dir, stage, torch.float32)
     model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
-    model.to(DTYPES[resolve_precision(recipe.precision)])
+    set_precision(model, resolve_precision(recipe.precision))
     return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
 
 

@@ -231,9 +231,9 @@ def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = Non
         total = config.num_steps * rollouts * (length / speed.sampled_per_s + (prompt + length) / speed.trained_per_s)
     elif isinstance(config, DistillConfig):
         rollouts = config.num_prompts * config.group_size if config.method == "on_policy" else 0
-        tokens = (rollouts or config.batch_samples) * (prompt + length)
-        step = rollouts * length / speed.sampled_per_s + tokens / speed.trained_per_s
-        step += tokens / (3 * teacher.trained_per_s) if teacher is not None else 0
+        trained = (rollouts or config.batch_samples) * (prompt + length)
+        step = rollouts * length / speed.sampled_per_s + trained / speed.trained_per_s
+        step += trained / (3 * teacher.trained_per_s) if teacher is not None else 0
         total = config.num_steps * step
     else:
         total = num_documents(config) * speed.document_tokens / speed.trained_per_s
@@ -249,16 +249,20 @@ def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = Non
 
 
 def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
-    """Weights, masters, gradients, two moments, the reference or the teacher, activations and key/value cache."""
+    """Weights, masters, gradients, two moments, the reference or the teacher, activations and key/value cache.
+
+    With fp8 every parameter is counted as if it had a rounded copy; embedding and head have none.
+    """
     shape: ModelShape = speed.shape
     if isinstance(config, EvaluateConfig):
         longest = max(s.max_completion_tokens for s in config.suites.values()) + speed.prompt_tokens
         cache = config.num_slots * longest * shape.cache_bytes_per_token(speed.bytes_per_weight)
-        return shape.num_params() * speed.bytes_per_weight + cache
+        return shape.num_params() * (speed.bytes_per_weight + speed.rounded_bytes_per_weight) + cache
     assert isinstance(config, TrainConfig)
     per_param = 8 + 2 * (2 if config.optim.moments == "bf16" else 4) + (2 if speed.bytes_per_weight == 2 else 0)
+    per_param += speed.rounded_bytes_per_weight
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:
-        per_param += speed.bytes_per_weight
+        per_param += speed.bytes_per_weight + speed.rounded_bytes_per_weight
     layer_values = 14 * shape.width + 4 * shape.active_ffn_width + 4 * shape.num_heads * shape.head_width
     layers = 1 if config.recompute_activations else shape.num_layers
     activations = config.max_microbatch_tokens * layer_values * layers * speed.bytes_per_weight

@@ -14,8 +14,9 @@ from farthing.data.corpora import corpus_digests
 from farthing.errors import DataError, RecipeError, TrainingDiverged
 from farthing.manifest import step_of
 from farthing.models import fused
+from farthing.models.fp8_linear import EMULATED, has_fp8_products
 from farthing.origin import cpu_name
-from farthing.precision import DTYPES, Precision, resolve_precision
+from farthing.precision import Precision, compute_dtype, compute_precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
 from farthing.rerun import Planned, clear_forced, forget_forced, plan_stages, remember_forced
@@ -50,14 +51,17 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher], only: str
     with Run(run_dir, recipe, watchers) as run:
         plan = plan_stages(recipe, run_dir, only, again_from)
         precision = resolve_precision(recipe.precision)
+        compute = compute_precision(precision)
         run.open_attempt(*progress(run, recipe, plan))
         with run.phase("setup"):
             check_tasks(recipe)
             run.same_inputs(input_digests(recipe))
             kernels = "built" if fused.library() is not None else "plain PyTorch"
-            run.same_machine(cpu=cpu_name(), kernels=kernels, precision=precision, threads=torch.get_num_threads())
-            peak_flops = run.machine_fact(f"matmul_peak_flops_{precision}", lambda: matmul_peak_flops(precision))
-            run.note_device(cpu_name(), peak_flops, f"measured: {precision} matrix product")
+            run.same_machine(cpu=cpu_name(), kernels=kernels, precision=compute, threads=torch.get_num_threads())
+            peak_flops = run.machine_fact(f"matmul_peak_flops_{compute}", lambda: matmul_peak_flops(compute))
+            run.note_device(cpu_name(), peak_flops, f"measured: {compute} matrix product")
+            if precision == "fp8" and not has_fp8_products(torch.device("cpu")):
+                run.message(EMULATED)
         remember_forced(recipe, run_dir, again_from)
         for planned in plan:
             if planned.action == "again":
@@ -77,7 +81,7 @@ def _run_stage(run: Run, planned: Planned, precision: Precision, peak_flops: flo
         run.open_stage(name, planned.key)
         start = model_input(recipe.stages, name)
         if start == OWN:
-            model, tokenizer = starting_model(recipe, run.dir, name, DTYPES[precision])
+            model, tokenizer = starting_model(recipe, run.dir, name, compute_dtype(precision))
         else:
             model, tokenizer = open_input(run, start, precision)
         renderer = Renderer(tokenizer, recipe.prompt.template, recipe.prompt.instruction, recipe.prompt.prefill)

@@ -25,7 +25,7 @@ from farthing.files import read_json
 from farthing.ledger.entries import Ledger
 from farthing.models.shape import ModelShape
 from farthing.pipeline import run_recipe
-from farthing.precision import resolve_precision
+from farthing.precision import compute_dtype, compute_precision, resolve_precision
 from farthing.probe import read_bandwidth_bytes
 from farthing.run import Metrics
 from farthing.sources import stage_folder, stage_shape
@@ -119,7 +119,7 @@ def profile_recipe(
         run_dir = Path(scratch) / "run"
         with contextlib.suppress(_Enough):
             run_recipe(alone, run_dir, [watcher])
-        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{precision}"]
+        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{compute_precision(precision)}"]
         work = phase_work(run_dir, name, range(1, num_steps + 1))
         shape = stage_shape(alone, run_dir, name)
     if trace is not None:
@@ -130,7 +130,7 @@ def profile_recipe(
     bandwidth = read_bandwidth_bytes()
     read = None
     if isinstance(config, GrpoConfig) or (isinstance(config, DistillConfig) and config.method == "on_policy"):
-        width = 2 if precision == "bf16" else 4
+        width = compute_dtype(precision).itemsize
         sampled = work["rollout"]
         read = rollout_bytes(shape, config, sampled["tokens_in"] / num_steps, sampled["tokens_out"] / num_steps, width)
     return StepProfile(

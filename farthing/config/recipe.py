@@ -13,7 +13,7 @@ from farthing.config.model import ModelConfig, PromptConfig
 from farthing.config.parts import BudgetConfig
 from farthing.models.shape import ModelShape
 
-PrecisionChoice = Literal["auto", "fp32", "bf16"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp8"]
 
 
 class HardwareConfig(Config):
@@ -39,7 +39,8 @@ class Recipe(BudgetConfig):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0: one for each physical core."""
     precision: PrecisionChoice = "auto"
-    """Of weights in compute; masters are fp32 always. auto: bf16 where the hardware is faster at it."""
+    """Of weights in compute; masters are fp32 always. auto: bf16 where the hardware is faster at it. fp8: linear layers
+    multiply as in DeepSeek-V3's training, all else is as with auto; emulated, and slower, where the hardware has none."""
     device: str = "local-cpu"
     """Key of the price book's record for what the run holds."""
     storage: str = "storage/local-disk"

@@ -28,7 +28,7 @@ from farthing.models.decoder import Decoder
 from farthing.models.divergence import Comparison, token_divergences
 from farthing.models.head import source_logprobs
 from farthing.optim import Optimizer
-from farthing.precision import DTYPES
+from farthing.precision import set_precision
 from farthing.rollout import Rollout, prefilled_tokens, rollout, rollout_metrics, sampled_tokens, score_groups
 from farthing.stages.stage import (
     Stage,
@@ -105,7 +105,8 @@ def open_teacher(stage: Stage[DistillConfig]) -> Decoder | None:
             f"{difference}. "
             'Give a student from scratch the teacher\'s (tokenizer.kind = "teacher"), or use method = "sft"'
         )
-    return teacher.to(DTYPES[stage.precision]).requires_grad_(False)
+    set_precision(teacher, stage.precision)
+    return teacher.requires_grad_(False)
 
 
 def open_data(stage: Stage[DistillConfig], teacher: Decoder | None) -> SampleRows:

@@ -22,7 +22,7 @@ from farthing.manifest import damage, score_of, step_of
 from farthing.models.decoder import Decoder
 from farthing.models.huggingface import save_model, weights_sha256
 from farthing.optim import Optimizer, learning_rate
-from farthing.precision import DTYPES, Precision
+from farthing.precision import Precision, compute_dtype
 from farthing.renderer import Renderer
 from farthing.rollout import Group
 from farthing.run import Run
@@ -222,7 +222,7 @@ class Stage(Generic[ConfigT]):
 def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
     """The model that stage `name` left, that of a folder, or (SOURCE) the recipe's own. RunError where it is not the one that
     the stage wrote."""
-    model, tokenizer = stage_model(run.recipe, run.dir, name, DTYPES[precision])
+    model, tokenizer = stage_model(run.recipe, run.dir, name, compute_dtype(precision))
     if name == SOURCE or name not in run.recipe.stages:
         return model, tokenizer
     result = run.result(name)
