@@ -57,6 +57,7 @@ METRICS: dict[str, Metric] = {
     "dropped_tags": Metric("completions", "of the step with a tag that is not closed, or twice there"),
     "dropped_code": Metric("completions", "of the step with a code fence that is not closed, or is not allowed"),
     "dropped_conclusion": Metric("completions", "of the step that say nothing after the chain"),
+    "dropped_chain": Metric("completions", "of the step whose chain is shorter than readability.min_chain_chars"),
     "dropped_gibberish": Metric("completions", "of the step with characters that cannot be shown, or words without an end"),
     "dropped_repetition": Metric("completions", "of the step that repeat themselves"),
     "dropped_paragraph": Metric("completions", "of the step with a paragraph that is too long"),

@@ -95,6 +95,11 @@ class AskedConfig(Config):
     max_tokens: Count = 1024
 
     @property
+    def times(self) -> int:
+        """Requests about one completion, at most."""
+        return 1
+
+    @property
     def is_folder(self) -> bool:
         return "/" in self.model
 
@@ -130,6 +135,10 @@ class JudgeConfig(AskedConfig):
     screen_prompt: str = ""
     """As `prompt`, for `screen`."""
     max_tokens: Count = 256
+
+    @property
+    def times(self) -> int:
+        return 2 if self.screen and self.instead_of_rules else 1
 
     @model_validator(mode="after")
     def _has_work(self) -> "JudgeConfig":

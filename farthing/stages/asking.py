@@ -14,6 +14,7 @@ from farthing.endpoint import Chat
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import RecipeError
+from farthing.precision import set_precision
 from farthing.renderer import Renderer
 from farthing.rewards.format import after_thinking
 from farthing.rollout import rollout_seed
@@ -65,7 +66,7 @@ class OnThisMachine:
     def __init__(self, stage: Stage[Any], role: Role, config: AskedConfig) -> None:
         self.stage, self.role, self.config = stage, role, config
         self.model, tokenizer = open_input(stage.run, config.model, stage.precision)
-        self.model.to(next(stage.model.parameters()).dtype).requires_grad_(False)
+        set_precision(self.model.requires_grad_(False), stage.precision)
         if config.model == SOURCE or not config.is_folder:  # asked as the recipe asks its own models
             r = stage.renderer
             self.renderer = Renderer(tokenizer, r.template, r.instruction, r.prefill)

@@ -6,6 +6,7 @@ readable, and have a model rewrite it in the first person. A rewritten chain pas
 
 from farthing.config import ColdStartConfig, TeacherConfig
 from farthing.engine.engine import Engine
+from farthing.precision import set_precision
 from farthing.rewards.extract import extract
 from farthing.rewards.format import chain_of
 from farthing.rewards.score import score_all
@@ -32,6 +33,7 @@ def train(stage: Stage[ColdStartConfig]) -> None:
     """problems -> completions -> right, readable, new ones -> rewritten -> data.jsonl, until there are enough."""
     run, config = stage.run, stage.config
     with run.phase("setup"):
+        set_precision(stage.model, stage.precision)
         engine = Engine(stage.model, stage.renderer.tokenizer, config.num_slots)
         renderer = stage.renderer.with_examples([(e.question, e.completion) for e in config.examples])
         stream = ProblemStream(config.tasks, stage.seed, config.test_share)

@@ -8,6 +8,7 @@ from farthing.config import JudgeConfig, RejectionSamplingConfig, RewardConfig
 from farthing.data.general import GeneralSamples
 from farthing.engine.engine import Engine
 from farthing.errors import DataError
+from farthing.precision import set_precision
 from farthing.rollout import Group, Rollout
 from farthing.stages.asking import Helper, open_helper, verdict
 from farthing.stages.cold_start import prompt_for
@@ -42,6 +43,7 @@ def train(stage: Stage[RejectionSamplingConfig]) -> None:
     """problems -> completions -> right, readable, distinct, judged -> data.jsonl, with general samples in proportion."""
     run, config = stage.run, stage.config
     with run.phase("setup"):
+        set_precision(stage.model, stage.precision)
         engine = Engine(stage.model, stage.renderer.tokenizer, config.num_slots)
         stream = ProblemStream(config.tasks, stage.seed, config.test_share)
         general = open_general(stage)
