@@ -65,6 +65,8 @@ def _from_run(run_dir: Path) -> Artefact:
 
 
 def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> Artefact:
+    if recipe.stages[stage].leaves != "model":
+        raise ModelError(f"{path} is of stage {stage}, which leaves no model but a {recipe.stages[stage].leaves}; name another")
     start = model_input(recipe.stages, stage)
     if start == SOURCE:
         model, tokenizer = source_model(recipe.model, recipe.seed, run_dir, torch.float32)

@@ -188,8 +188,7 @@ def _eval_share(recipe: Recipe, bill: dict[str, Any]) -> Finding | None:
 
 
 def _cheaper_eval(stage: str, config: Any) -> str:
-    assert isinstance(config, GrpoConfig | CorpusStageConfig)
-    if config.eval is None:
+    if not isinstance(config, GrpoConfig | CorpusStageConfig) or config.eval is None:
         return ""
     e = config.eval
     quick = config.num_steps // e.every * e.quick_problems if e.every else 0

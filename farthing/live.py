@@ -21,6 +21,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "reward": ("reward", "{:.3f}"),
     "accuracy": ("correct", "{:.1%}"),
     "eval_accuracy": ("held-out", "{:.1%}"),
+    "preference_accuracy": ("in order", "{:.1%}"),
+    "eval_preference_accuracy": ("held-out", "{:.1%}"),
     "completion_tokens": ("length", "{:.1f}"),
     "entropy": ("entropy", "{:.3f}"),
     "logprob_gap": ("gap", "{:.0e}"),
@@ -31,6 +33,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 """Metric -> its heading and format in the table; those a stage does not log are left out."""
 
+EVALUATED = {"eval_accuracy", "eval_preference_accuracy"}
 ROWS_SHOWN = 12
 
 
@@ -144,7 +147,7 @@ class PlainLines:
     def on_step(self, stage: str, step: int, metrics: Metrics) -> None:
         self.pace.step(step, metrics)
         now = time.monotonic()
-        if now - self._last >= self.min_gap_s or "eval_accuracy" in metrics or self.pace.done == self.pace.num_steps:
+        if now - self._last >= self.min_gap_s or EVALUATED & metrics.keys() or self.pace.done == self.pace.num_steps:
             self._last = now
             self.write(plain_line(stage, step, metrics, self.pace))
 

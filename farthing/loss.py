@@ -123,3 +123,17 @@ def unbiased_kl(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
 def cross_entropy(logprobs_R: Tensor, num_loss_tokens: int) -> Tensor:
     """-sum(logprobs) / tokens of the whole step, in nats; for pretrain and sft."""
     return -logprobs_R.sum() / max(num_loss_tokens, 1)
+
+
+def pairwise_loss(chosen_B: Tensor, rejected_B: Tensor, num_pairs: int) -> Tensor:
+    """-log sigmoid(chosen - rejected) over the whole step's pairs, in nats: Bradley-Terry (1952) as in InstructGPT.
+
+    arXiv:2203.02155, eq. 1, with one pair a question. Never overflows: softplus of the other sign.
+    """
+    return torch.nn.functional.softplus(rejected_B - chosen_B).sum() / max(num_pairs, 1)
+
+
+def pointwise_loss(scores_B: Tensor, is_safe_B: Tensor, num_labels: int) -> Tensor:
+    """Logistic loss over the whole step's labels, in nats: a score is the log-odds of being safe."""
+    signs_B = is_safe_B.float() * 2 - 1
+    return torch.nn.functional.softplus(-signs_B * scores_B).sum() / max(num_labels, 1)

@@ -1,38 +1,49 @@
 """A recipe and a run directory -> its stages in order, each from the artefacts of those that it reads (config/graph.py)."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore
-from farthing.config import CorpusStageConfig, GrpoConfig, PretrainConfig, Recipe
-from farthing.config.graph import SOURCE, model_input
+from farthing.config import (
+    AlignConfig,
+    CorpusStageConfig,
+    GrpoConfig,
+    PreferenceSource,
+    PretrainConfig,
+    Recipe,
+    RewardModelConfig,
+    StageConfig,
+    TaskConfig,
+)
+from farthing.config.graph import model_input
 from farthing.data.corpora import corpus_digests
-from farthing.errors import RecipeError, RunError, TrainingDiverged
+from farthing.data.preferences import load_examples
+from farthing.errors import RecipeError, TrainingDiverged
 from farthing.manifest import step_of
 from farthing.models import fused
-from farthing.models.decoder import Decoder
-from farthing.models.huggingface import weights_sha256
+from farthing.models.reward import load_reward_model
 from farthing.origin import cpu_name
-from farthing.precision import DTYPES, Precision, resolve_precision
+from farthing.precision import Precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
 from farthing.rerun import Planned, clear_forced, forget_forced, plan_stages, remember_forced
 from farthing.run import Run, Watcher
-from farthing.sources import open_folder, source_model, use_threads
-from farthing.stages import grpo, pretrain
-from farthing.stages.stage import Stage
+from farthing.sources import use_threads
+from farthing.stages import align, grpo, pretrain, reward_model
+from farthing.stages.stage import Stage, open_input
 from farthing.tasks.spec import parse_spec
 from farthing.tasks.stream import ProblemStream
-from farthing.tokenizer import Tokenizer
 
 TRAIN: dict[str, Callable[[Stage[Any]], None]] = {
     "pretrain": pretrain.train,
     "sft": pretrain.train,
     "grpo": grpo.train,
+    "reward_model": reward_model.train,
+    "align": align.train,
 }
 """Kind of stage -> its loop."""
 
@@ -82,22 +93,6 @@ def _run_stage(run: Run, planned: Planned, precision: Precision, peak_flops: flo
     _train(stage)
 
 
-def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
-    """The model that stage `name` left, or the recipe's own; RunError where it is not the one that the stage wrote."""
-    if name == SOURCE:
-        return source_model(run.recipe.model, run.recipe.seed, run.dir, DTYPES[precision])
-    result = run.result(name)
-    assert result is not None, "the plan runs a stage after all that it reads"
-    folder = run.stage_dir(name) / "model"
-    model, tokenizer = open_folder(folder, DTYPES[precision])
-    if weights_sha256(model) != result["weights_sha256"]:
-        raise RunError(
-            f"the weights in {folder} are not those that stage {name} wrote (their sha256 differs); put them back, or make "
-            f"them again with --from {name}"
-        )
-    return model, tokenizer
-
-
 def progress(run: Run, recipe: Recipe, plan: list[Planned]) -> tuple[str, int]:
     """(stage, last step that is kept): where this attempt goes on; (stage, -1) at the start of a stage."""
     for planned in plan:
@@ -117,6 +112,10 @@ def check_tasks(recipe: Recipe) -> None:
     """Opens every stage's tasks: a typo in the last one must not be found after hours of the first."""
     limit = recipe.model.shape.max_positions if recipe.model.shape else None
     for name, config in recipe.stages.items():
+        if isinstance(config, RewardModelConfig):
+            check_preferences(config, recipe.seed)
+        if isinstance(config, AlignConfig):
+            check_prompts(config, recipe.seed)
         if not isinstance(config, CorpusStageConfig | GrpoConfig) or not config.tasks:  # it trains on a corpus
             continue
         stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
@@ -129,16 +128,59 @@ def check_tasks(recipe: Recipe) -> None:
             )
 
 
+def check_preferences(config: RewardModelConfig, seed: int) -> None:
+    """Opens what a reward model learns from: a bad line is found before the first step of the first stage."""
+    load_examples(config, seed)
+    if config.judged is not None:
+        ProblemStream(config.judged.tasks, seed, config.test_share)
+        if config.judged.judge != "rule" and not (Path(config.judged.judge) / "config.json").is_file():
+            raise RecipeError(
+                f"judge = {config.judged.judge!r} is no Hugging Face folder (it has no config.json); give a path with a / "
+                'in it, or judge = "rule"'
+            )
+
+
+def check_prompts(config: AlignConfig, seed: int) -> None:
+    for prompts in config.prompts.values():
+        stream = ProblemStream(prompts.tasks, seed, config.test_share)
+        if config.eval is not None:
+            stream.held_out(config.eval.num_problems)
+        if prompts.stage is None:
+            load_reward_model(Path(prompts.reward_model))
+
+
+def named_tasks(config: StageConfig) -> list[TaskConfig | PreferenceSource]:
+    """Every task and source that a stage reads."""
+    found: list[TaskConfig | PreferenceSource] = []
+    if isinstance(config, CorpusStageConfig | GrpoConfig):
+        found += config.tasks
+    if isinstance(config, AlignConfig):
+        found += [task for prompts in config.prompts.values() for task in prompts.tasks]
+    if isinstance(config, RewardModelConfig):
+        found += [*config.data, *(config.judged.tasks if config.judged else [])]
+    return found
+
+
+def model_folders(config: StageConfig) -> list[Path]:
+    """Every model folder from elsewhere that a stage reads."""
+    if isinstance(config, AlignConfig):
+        return [Path(prompts.reward_model) for prompts in config.prompts.values() if prompts.stage is None]
+    if isinstance(config, RewardModelConfig) and config.judged is not None and config.judged.judge != "rule":
+        return [Path(config.judged.judge)]
+    return []
+
+
 def input_digests(recipe: Recipe) -> dict[str, str]:
-    """sha256 of the files that the recipe's tasks read, and of the corpora and the tokenizer it is trained with."""
-    asked = [config for config in recipe.stages.values() if isinstance(config, CorpusStageConfig | GrpoConfig)]
-    specs = [parse_spec(task.spec, task.config) for config in asked for task in config.tasks]
+    """sha256 of the files that the recipe's tasks read, of models from elsewhere, and of the corpora and the tokenizer."""
+    specs = [parse_spec(task.spec, task.config) for config in recipe.stages.values() for task in named_tasks(config)]
     paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
+    folders = [folder for config in recipe.stages.values() for folder in model_folders(config)]
+    paths |= {path for folder in folders for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".jinja")}
     if recipe.model.tokenizer.folder:
         paths.add(Path(recipe.model.tokenizer.folder) / "tokenizer.json")
     corpora = {Path(p) for c in recipe.stages.values() if isinstance(c, PretrainConfig) for p in c.corpus}
     corpora |= {Path(p) for p in recipe.model.tokenizer.corpus}
-    digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths) if path.is_file()}
+    digests = {str(path): file_sha256(path) for path in sorted(paths) if path.is_file()}
     return digests | corpus_digests(sorted(corpora))
 
 

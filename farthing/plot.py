@@ -18,7 +18,7 @@ from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from farthing.config import GrpoConfig, StageConfig
+from farthing.config import AlignConfig, GrpoConfig, RewardModelConfig, StageConfig
 from farthing.errors import RunError
 from farthing.files import read_json
 from farthing.ledger.entries import Ledger
@@ -104,7 +104,21 @@ GRPO_PANELS = (
     Panel("Flat groups, truncation", (Line("flat_groups", "flat groups"), Line("truncated", "truncated", ORANGE))),
     Panel("Speed", (Line("rollout_tokens_per_s", "sampling"), Line("train_tokens_per_s", "training", GREEN))),
 )  # fmt: skip
+ALIGN_PANELS = (
+    *GRPO_PANELS[:2],
+    Panel("Reward models' scores", (Line("helpfulness_score", "helpfulness"),
+          Line("harmlessness_score", "harmlessness", GREEN))),
+    Panel("General prompts, right by rule", (Line("helpfulness_accuracy", "helpfulness"),
+          Line("harmlessness_accuracy", "harmlessness", GREEN))),
+    *GRPO_PANELS[4:],
+)  # fmt: skip
 CORPUS_HERO = Panel("Loss", (Line("loss"),))
+REWARD_MODEL_PANELS = (
+    Panel("Pairs or labels in order", (Line("preference_accuracy", "training"),
+          Line("eval_preference_accuracy", "held out", VERMILION, is_sparse=True))),
+    Panel("Correlation with length", (Line("eval_length_correlation", colour=VERMILION, is_sparse=True),)),
+    Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)),
+)  # fmt: skip
 CORPUS_PANELS = (
     Panel("Held-out accuracy", (Line("eval_accuracy", "right answers", VERMILION, is_sparse=True),
           Line("eval_format", "well formed", GREY, is_sparse=True))),
@@ -193,11 +207,18 @@ def _heading(figure: Figure, run_dir: Path, spending: Spending) -> None:
     figure.text(0.05, 1 - 0.62 / height, "  ·  ".join(facts), size=9.5, color="#666666")
 
 
+def panels_of(config: StageConfig) -> tuple[Panel, tuple[Panel, ...]]:
+    """The large panel of a stage and its small ones."""
+    if isinstance(config, GrpoConfig):
+        return GRPO_HERO, ALIGN_PANELS if isinstance(config, AlignConfig) else GRPO_PANELS
+    return CORPUS_HERO, REWARD_MODEL_PANELS if isinstance(config, RewardModelConfig) else CORPUS_PANELS
+
+
 def _stage(
     figure: Figure, place: SubplotSpec, name: str, config: StageConfig, rows: Rows, evals: dict[str, dict[str, Any]]
 ) -> None:
     is_grpo = isinstance(config, GrpoConfig)
-    hero, panels = (GRPO_HERO, GRPO_PANELS) if is_grpo else (CORPUS_HERO, CORPUS_PANELS)
+    hero, panels = panels_of(config)
     cells = place.subgridspec(2 if is_grpo else 1, COLUMNS, wspace=0.42, hspace=0.42)
     large = figure.add_subplot(cells[:, :2])
     draw(large, hero, rows, config.num_steps)
@@ -252,7 +273,7 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def _limits(axes: Axes, panel: Panel) -> None:
-    """Shares from 0 to 1, everything else but losses and logarithms from 0."""
+    """Shares from 0 to 1, everything else but what may be negative, and logarithms, from 0."""
     metric = panel.lines[0].metric
     low, high = axes.get_ylim()
     if METRICS[metric].unit == "share":
@@ -261,7 +282,9 @@ def _limits(axes: Axes, panel: Panel) -> None:
         axes.set_ylim(low if low < -0.1 else 0, max(high, 1.02))
     elif metric == "loss":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
-    elif axes.get_yscale() == "linear":
+    elif metric == "eval_length_correlation":
+        axes.set_ylim(-1.02, 1.02)
+    elif axes.get_yscale() == "linear" and METRICS[metric].unit != "std":
         axes.set_ylim(0, max(high * 1.05, 1e-9))
     if METRICS[metric].unit == "share":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from farthing.config import GrpoConfig, Recipe
+from farthing.config import CorpusStageConfig, GrpoConfig, Recipe, StageConfig
 from farthing.data.batches import Row, microbatches
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -66,11 +66,19 @@ class Speed:
     assumptions: list[str]
 
 
+def probed_stage(recipe: Recipe) -> StageConfig:
+    """The stage whose work stands for the recipe's: the last that trains on problems or documents."""
+    trained = [c for c in recipe.stages.values() if isinstance(c, CorpusStageConfig | GrpoConfig)]
+    if not trained:
+        raise RecipeError(f"{recipe.name} trains nothing: there is no step to probe the speed of")
+    return trained[-1]
+
+
 def probe_speed(recipe: Recipe) -> Speed:
     """Samples and trains a little with the recipe's real model and prompts; nothing of it is kept."""
     use_threads(recipe.threads)
     precision = resolve_precision(recipe.precision)
-    config: Any = list(recipe.stages.values())[-1]
+    config: Any = probed_stage(recipe)
     with TemporaryDirectory() as scratch:
         model, tokenizer = source_model(recipe.model, recipe.seed, Path(scratch), DTYPES[precision])
         model.to(DTYPES[precision])
@@ -136,7 +144,7 @@ def assumed_speed(recipe: Recipe) -> Speed:
     hardware, shape = recipe.hardware, recipe.planned_shape
     if hardware is None or shape is None:
         raise RecipeError(f"{recipe.name} does not run here, so to price it the recipe needs [hardware] and [planned_shape]")
-    config = list(recipe.stages.values())[-1]
+    config = probed_stage(recipe)
     prompt = hardware.prompt_tokens
     # a document of a corpus is counted as a prompt, and is trained on whole
     new_tokens, slots = (config.max_completion_tokens, config.num_slots) if isinstance(config, GrpoConfig) else (0, 1)

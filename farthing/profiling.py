@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from farthing.config import GrpoConfig, Recipe, StageConfig
+from farthing.config import GrpoConfig, Recipe, RewardModelConfig, StageConfig
 from farthing.config.graph import SOURCE, model_input
 from farthing.errors import RecipeError
 from farthing.files import read_json
@@ -156,13 +156,18 @@ def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | N
     if name not in recipe.stages:
         raise RecipeError(f"{recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
     config = recipe.stages[name]
+    if config.reads():
+        raise RecipeError(
+            f"{name} reads what {', '.join(config.reads())} made, and a profile runs one stage alone; to profile it, name "
+            "model folders instead, RUN/stages/STAGE/model, in the recipe or with --set"
+        )
     # one more than is run: what ends a stage (its model, its folder) is no part of a step
-    short = {
+    short: dict[str, Any] = {
         "start_from": "",
         "num_steps": num_steps + 3,
-        "eval": None,
         "checkpoint": config.checkpoint.model_copy(update={"every": 0}),
     }
+    short |= {"eval_every": 0} if isinstance(config, RewardModelConfig) else {"eval": None}
     changed: dict[str, Any] = {"stages": {name: config.model_copy(update=short)}}
     if base is not None:
         changed["model"] = recipe.model.model_copy(update={"source": str(base), "shape": None})

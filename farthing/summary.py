@@ -158,7 +158,8 @@ def _stage(
         "metrics": metrics | (result["metrics"] if result else {}),
     }
     best = {"best": result["best"]} if result and "best" in result else {}
-    return stage | ({"eval": evals} if evals else {}) | best
+    preferences = {"preferences": result["preferences"]} if result and "preferences" in result else {}
+    return stage | ({"eval": evals} if evals else {}) | best | preferences
 
 
 def _status(run_dir: Path, stages: list[dict[str, Any]], attempts: list[dict[str, Any]]) -> str:

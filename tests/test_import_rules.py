@@ -28,7 +28,7 @@ A name stands for all below it, unless a longer one is listed: `models.shape` is
 
 TORCH_FREE = (
     "files", "manifest", "origin", "rerun", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape",
-    "cli", "clock", "attempt", "budget", "energy", "billing",
+    "cli", "clock", "attempt", "budget", "energy", "billing", "data.preferences", "data.judging", "stages.hacking",
 )  # fmt: skip
 TORCH_FREE_ROOMS = ("config", "ledger", "tasks", "rewards", "symptoms", "verbs", "planner")
 

@@ -5,6 +5,7 @@ The order of the tables under [stages] is the order of the run; which stage read
 """
 
 from farthing.config.base import Config
+from farthing.config.kinds import AnyStage
 from farthing.config.loading import load_recipe, parse_recipe, shipped_recipes
 from farthing.config.model import ModelConfig, PromptConfig, ShapeConfig, TokenizerConfig
 from farthing.config.parts import (
@@ -15,9 +16,16 @@ from farthing.config.parts import (
     RewardConfig,
     TaskConfig,
 )
+from farthing.config.preference import (
+    AlignConfig,
+    HackingConfig,
+    JudgedConfig,
+    PreferenceSource,
+    RewardModelConfig,
+    ScenarioConfig,
+)
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
-    AnyStage,
     CorpusStageConfig,
     ExpertsConfig,
     GrpoConfig,
@@ -30,8 +38,37 @@ from farthing.config.stages import (
 )
 
 __all__ = [
-    "AnyStage", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig", "ExpertsConfig", "GrpoConfig",
-    "HardwareConfig", "ModelConfig", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe",
-    "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "TaskConfig", "TokenizerConfig", "TrainConfig",
-    "load_recipe", "parse_recipe", "shipped_recipes",
+    "AlignConfig",
+    "AnyStage",
+    "BudgetConfig",
+    "CheckpointConfig",
+    "Config",
+    "CorpusStageConfig",
+    "EvalConfig",
+    "ExpertsConfig",
+    "GrpoConfig",
+    "HackingConfig",
+    "HardwareConfig",
+    "JudgedConfig",
+    "ModelConfig",
+    "MtpConfig",
+    "OptimConfig",
+    "PrecisionChoice",
+    "PreferenceSource",
+    "PretrainConfig",
+    "PromptConfig",
+    "Recipe",
+    "RewardConfig",
+    "RewardModelConfig",
+    "ScenarioConfig",
+    "SftConfig",
+    "ShapeConfig",
+    "StageConfig",
+    "StyleConfig",
+    "TaskConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "load_recipe",
+    "parse_recipe",
+    "shipped_recipes",
 ]  # fmt: skip

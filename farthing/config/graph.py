@@ -43,7 +43,7 @@ def dependents(stages: Mapping[str, StageConfig], changed: Iterable[str]) -> set
 
 
 def check_graph(stages: Mapping[str, StageConfig]) -> None:
-    """ValueError where a stage reads one that does not exist, that comes later, or that reads it in turn."""
+    """ValueError where a stage reads one that does not exist, comes later, reads it in turn, or leaves something else."""
     for name in stages:
         for other in inputs_of(stages, name):
             if other not in stages:
@@ -61,6 +61,14 @@ def check_graph(stages: Mapping[str, StageConfig]) -> None:
                 raise ValueError(
                     f"stage {name!r} reads {other!r}, which comes after it; stages run in the recipe's order: move it up"
                 )
+    for name, config in stages.items():
+        start = model_input(stages, name)
+        if start != SOURCE and stages[start].leaves != "model":
+            raise ValueError(f"stage {name!r} starts from {start!r}, which leaves no model but a {stages[start].leaves}")
+        try:
+            config.check_inputs(stages)
+        except ValueError as error:
+            raise ValueError(f"stage {name!r}: {error}") from error
 
 
 def decisive(config: StageConfig) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from farthing.config.base import closest
+from farthing.config.kinds import STAGE_KINDS
 from farthing.config.recipe import Recipe
-from farthing.config.stages import STAGE_KINDS
 from farthing.errors import RecipeError
+
+FOLDERS = ("judge", "reward_model")
+"""Keys that hold the path of a model folder, or, without a / in it, something else."""
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -70,14 +73,21 @@ def _read_table(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _make_paths_absolute(table: Mapping[str, Any], folder: Path) -> None:
-    """In place: the files that tasks name are those below `folder`. What is no valid table is left for the checks."""
-    stages = table.get("stages")
-    for stage in stages.values() if isinstance(stages, dict) else ():
-        tasks = stage.get("tasks") if isinstance(stage, dict) else None
-        for task in tasks if isinstance(tasks, list) else ():
-            spec = task.get("spec") if isinstance(task, dict) else None
-            if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
-                task["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+    """In place: the files that stages name are those below `folder`. What is no valid table is left for the checks."""
+    _absolute_below(table.get("stages"), folder)
+
+
+def _absolute_below(value: Any, folder: Path) -> None:
+    for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        _absolute_below(item, folder)
+    if not isinstance(value, dict):
+        return
+    spec = value.get("spec")
+    if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
+        value["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+    for key in FOLDERS:
+        if isinstance(value.get(key), str) and "/" in value[key]:
+            value[key] = str(folder / value[key])
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

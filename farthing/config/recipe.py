@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from farthing.config.base import Config, Count
 from farthing.config.graph import check_graph, decisive, stage_keys
+from farthing.config.kinds import AnyStage
 from farthing.config.model import ModelConfig, PromptConfig
 from farthing.config.parts import BudgetConfig
-from farthing.config.stages import AnyStage
 from farthing.models.shape import ModelShape
 
 PrecisionChoice = Literal["auto", "fp32", "bf16"]

@@ -1,5 +1,6 @@
 """The tables under [stages], one class for every kind of stage."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -27,6 +28,9 @@ class StageConfig(BudgetConfig):
     def reads(self) -> list[str]:
         """Stages whose artefacts this one reads besides the model it starts from."""
         return []
+
+    def check_inputs(self, stages: Mapping[str, "StageConfig"]) -> None:
+        """ValueError where one of the stages it reads does not leave what it needs."""
 
 
 class TrainConfig(StageConfig):
@@ -158,8 +162,3 @@ class GrpoConfig(TrainConfig):
         if self.overlong_buffer >= self.max_completion_tokens:
             raise ValueError("overlong_buffer must be smaller than max_completion_tokens")
         return self
-
-
-STAGE_KINDS: tuple[type[StageConfig], ...] = (PretrainConfig, SftConfig, GrpoConfig)
-
-AnyStage = Annotated[PretrainConfig | SftConfig | GrpoConfig, Field(discriminator="kind")]

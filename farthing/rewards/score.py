@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farthing.errors import DataError
-from farthing.rewards.exact import choice, exact
+from farthing.rewards.exact import choice, exact, no_rule
 from farthing.rewards.extract import extract as extract_answer
 from farthing.rewards.format import parse
 from farthing.rewards.gym import gym
@@ -19,7 +19,7 @@ from farthing.tasks.problem import Problem
 Verifier = Callable[[str, Problem], float]
 """An answer and its problem -> a reward in [0, 1]; pure, bounded in time, never evaluates the answer."""
 
-VERIFIERS: dict[str, Verifier] = {"exact": exact, "choice": choice, "number": number, "math": math, "gym": gym}
+VERIFIERS: dict[str, Verifier] = {"exact": exact, "choice": choice, "number": number, "math": math, "gym": gym, "none": no_rule}
 
 
 @dataclass(frozen=True, slots=True)
