@@ -96,7 +96,7 @@ class HackingConfig(Config):
     score_rise: Annotated[float, Field(gt=0)] = 0.5
     """Standard deviations of the first scores that a score must have risen by."""
     accuracy_fall: Annotated[float, Field(gt=0)] = 0.05
-    """Share, and three standard errors, that accuracy must have fallen by meanwhile: of the same prompts, or of reasoning."""
+    """Share, and 4.5 standard errors, that accuracy must have fallen by meanwhile: of the same prompts, or of reasoning."""
     length_ratio: Annotated[float, Field(gt=1)] = 2.0
     """Or times as long as completions must have become, while their accuracy has not risen."""
 

@@ -6,6 +6,7 @@ models only in the last 400 of 1,700 steps, because longer the policy learns to 
 """
 
 import copy
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -15,6 +16,7 @@ from farthing.engine.engine import Engine
 from farthing.errors import DataError
 from farthing.eval.estimators import normal_ci95
 from farthing.rollout import Group, rollout_metrics
+from farthing.run import Run
 from farthing.stages.grpo import collect, log_step, update
 from farthing.stages.hacking import Watch
 from farthing.stages.scenarios import REASONING, ScenarioRewards, Scenarios, kind_metrics, kind_of
@@ -35,9 +37,12 @@ def train(stage: Stage[AlignConfig]) -> None:
         reference = copy.deepcopy(model).requires_grad_(False) if config.kl_coef > 0 else None
         engine = Engine(model, stage.renderer.tokenizer, config.num_slots)
         scenarios = Scenarios(config, stage.seed)
-        rewards = ScenarioRewards(run, config, open_scorers(stage))
+        scorers = open_scorers(stage)
+        require_room(stage, scorers)
+        rewards = ScenarioRewards(
+            config, {kind: s.score for kind, s in scorers.items()}, partial(count_scoring, run), run.message
+        )
         watch = Watch(config.hacking, run.message)
-        require_room(stage, rewards.scorers)
         held_out = {k: scenarios.held_out(k, config.eval.num_problems) for k in scenarios.streams} if config.eval else {}
         for note in scenarios.notes():
             run.message(note)
@@ -115,6 +120,10 @@ def require_room(stage: Stage[AlignConfig], scorers: dict[str, Scorer]) -> None:
                     f"a {kind} prompt of {longest} tokens plus max_completion_tokens = {config.max_completion_tokens} exceeds "
                     f"the {limit} positions of {whose}; shorten the prompts, or lower {stage.name}.max_completion_tokens"
                 )
+
+
+def count_scoring(run: Run, num_tokens: int, flops: int) -> None:
+    run.count(tokens_in=num_tokens, model_flops=flops)
 
 
 # in the loop -----------------------------------------------------------------------------------------------------------

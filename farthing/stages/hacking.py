@@ -7,15 +7,18 @@ why preferences count in the last 400 of 1,700 steps only. The rows are those of
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pvariance
+from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 from farthing.config import HackingConfig
 
 Row = Mapping[str, float]
 KINDS = ("helpfulness", "harmlessness")
-STANDARD_ERRORS = 3.0
-"""Every later stretch is held against every earlier one: two would often be passed by chance."""
+STANDARD_ERRORS = 4.5
+"""Every step is held against every earlier stretch: two would often be passed by chance."""
+MAX_STRETCHES, MAX_NOISE_ROWS = 64, 256
+"""Earlier stretches looked at, and rows that noise is taken from: a step of a long run costs no more than of a short one."""
 WATCHED = (
     "step", "accuracy", "level", "completion_tokens",
     *(f"{kind}_{what}" for kind in KINDS for what in ("score", "accuracy", "tokens")),
@@ -38,14 +41,16 @@ def find_hacking(rows: Sequence[Row], limits: HackingConfig) -> list[Alarm]:
     """
     scored = [row for row in rows if any(f"{kind}_score" in row for kind in KINDS)]
     late = scored[-limits.window :]
+    errors = {name: _standard_error(_values(scored[-MAX_NOISE_ROWS:], name), limits.window) for name in WATCHED}
     found: dict[str, Alarm] = {}
-    for start in range(0, len(scored) - 2 * limits.window + 1, limits.window):
-        for alarm in _against(scored[start : start + limits.window], late, limits):
+    every = max(limits.window, len(scored) // MAX_STRETCHES)
+    for start in range(0, len(scored) - 2 * limits.window + 1, every):
+        for alarm in _against(scored[start : start + limits.window], late, limits, errors):
             found.setdefault(alarm.sign, alarm)
     return list(found.values())
 
 
-def _against(early: Sequence[Row], late: Sequence[Row], limits: HackingConfig) -> Iterator[Alarm]:
+def _against(early: Sequence[Row], late: Sequence[Row], limits: HackingConfig, errors: Mapping[str, float]) -> Iterator[Alarm]:
     steps = f"steps {early[0]['step']:.0f} to {early[-1]['step']:.0f} against {late[0]['step']:.0f} to {late[-1]['step']:.0f}"
     harder = _change(early, late, "level") or 0.0
     for kind in KINDS:
@@ -53,11 +58,11 @@ def _against(early: Sequence[Row], late: Sequence[Row], limits: HackingConfig) -
         if rise is None or rise < limits.score_rise:
             continue
         rose = f"{kind} score up by {rise:.2f} standard deviations"
-        if _fell(early, late, f"{kind}_accuracy", limits):
+        if _fell(early, late, f"{kind}_accuracy", limits, errors):
             yield Alarm(
                 f"{kind} prompts", f"{rose}, their accuracy by the rule {_shown(early, late, f'{kind}_accuracy')}; {steps}"
             )
-        if not harder and _fell(early, late, "accuracy", limits):
+        if not harder and _fell(early, late, "accuracy", limits, errors):
             yield Alarm(f"{kind} against reasoning", f"{rose}, reasoning accuracy {_shown(early, late, 'accuracy')}; {steps}")
         before, now = (_mean(rows, f"{kind}_tokens") or 0.0 for rows in (early, late))
         better = _change(early, late, f"{kind}_accuracy") or 0.0
@@ -65,12 +70,15 @@ def _against(early: Sequence[Row], late: Sequence[Row], limits: HackingConfig) -
             yield Alarm(f"{kind} length", f"{rose}, completions from {before:.1f} to {now:.1f} tokens and no better; {steps}")
 
 
-def _fell(early: Sequence[Row], late: Sequence[Row], name: str, limits: HackingConfig) -> bool:
+def _fell(early: Sequence[Row], late: Sequence[Row], name: str, limits: HackingConfig, errors: Mapping[str, float]) -> bool:
     change = _change(early, late, name)
-    if change is None:
-        return False
-    error = math.sqrt(sum(pvariance(_values(rows, name)) / len(rows) for rows in (early, late)))
-    return -change >= max(limits.accuracy_fall, STANDARD_ERRORS * error)
+    return change is not None and -change >= max(limits.accuracy_fall, STANDARD_ERRORS * errors[name])
+
+
+def _standard_error(values: Sequence[float], window: int) -> float:
+    """Of the difference between two means of `window` values: the noise is that from each step to the next, trends are not."""
+    steps = [(after - before) ** 2 for before, after in pairwise(values)]
+    return math.sqrt(fmean(steps) / window) if steps else 0.0
 
 
 def _values(rows: Sequence[Row], name: str) -> list[float]:

@@ -5,7 +5,7 @@ Reward = rule reward of reasoning, or reward model's score and format of a gener
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
@@ -13,8 +13,7 @@ from typing import Any
 from farthing.config import AlignConfig
 from farthing.errors import ModelError
 from farthing.rollout import Group, Rollout, score_groups
-from farthing.run import Run
-from farthing.stages.scoring import Scorer
+from farthing.stages.scoring import Scored
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 
@@ -22,6 +21,9 @@ REASONING = "reasoning"
 KIND = "scenario"
 """Where a problem's metadata say its kind: reasoning, helpfulness or harmlessness."""
 MIN_STD = 1e-6
+ScoreTexts = Callable[[Sequence[str], Sequence[str]], Scored]
+"""Questions and completions -> their scores: a `Scorer`'s method."""
+Count = Callable[[int, int], None]
 
 
 def kind_of(problem: Problem) -> str:
@@ -94,8 +96,11 @@ class Scale:
 class ScenarioRewards:
     """Rewards by kind. `scales` are set by the first scores of each kind and then kept, so that a rise stays a rise."""
 
-    def __init__(self, run: Run, config: AlignConfig, scorers: dict[str, Scorer]) -> None:
-        self.run, self.config, self.scorers = run, config, scorers
+    def __init__(
+        self, config: AlignConfig, scorers: Mapping[str, ScoreTexts], count: Count, say: Callable[[str], None]
+    ) -> None:
+        """`count` is told the tokens and FLOPs of scoring, `say` what a user must know."""
+        self.config, self.scorers, self._count, self._say = config, scorers, count, say
         # all that a recipe rewards, language included, but not the answer: that is the reward model's to judge
         self.general = config.reward.model_copy(update={"accuracy": 0.0})
         self.weights: dict[str, float] = {kind: prompts.weight for kind, prompts in config.prompts.items()}
@@ -123,8 +128,8 @@ class ScenarioRewards:
     def raw_scores(self, kind: str, groups: Sequence[Group]) -> list[float]:
         """The reward model's own, one a rollout; its work goes to the open phase. ModelError for NaN or infinity."""
         rollouts = [r for group in groups for r in group]
-        found = self.scorers[kind].score([r.problem.question for r in rollouts], [r.text for r in rollouts])
-        self.run.count(tokens_in=found.num_tokens, model_flops=found.flops)
+        found = self.scorers[kind]([r.problem.question for r in rollouts], [r.text for r in rollouts])
+        self._count(found.num_tokens, found.flops)
         if bad := [value for value in found.values if not math.isfinite(value)]:
             raise ModelError(
                 f"the reward model for {kind} gives {len(bad)} of {len(rollouts)} completions a score of {bad[0]}: it is "
@@ -135,7 +140,7 @@ class ScenarioRewards:
     def _calibrate(self, kind: str, values: Sequence[float]) -> Scale:
         std = pstdev(values)
         if std < MIN_STD:
-            self.run.message(f"the reward model for {kind} gives all of the first {len(values)} completions the same score")
+            self._say(f"the reward model for {kind} gives all of the first {len(values)} completions the same score")
             std = 1.0
         self.scales[kind] = Scale(fmean(values), std)
         return self.scales[kind]
