@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore
-from farthing.config import AskingStage, DistillConfig, EvaluateConfig, PretrainConfig, Recipe
+from farthing.config import Recipe
 from farthing.config.graph import OWN, model_input
-from farthing.data.corpora import corpus_digests
-from farthing.errors import DataError, RecipeError, TrainingDiverged
+from farthing.errors import RecipeError, TrainingDiverged
+from farthing.inputs import check_inputs, input_digests
 from farthing.manifest import step_of
 from farthing.models import fused
 from farthing.models.fp8_linear import EMULATED, has_fp8_products
@@ -22,15 +21,15 @@ from farthing.renderer import Renderer
 from farthing.rerun import Planned, clear_forced, forget_forced, plan_stages, remember_forced
 from farthing.run import Run, Watcher
 from farthing.sources import starting_model, use_threads
-from farthing.stages import distill, evaluate, grpo, pretrain
+from farthing.stages import align, distill, evaluate, grpo, pretrain, reward_model
 from farthing.stages.stage import Stage, open_input
-from farthing.tasks.spec import parse_spec
-from farthing.tasks.stream import ProblemStream
 
 TRAIN: dict[str, Callable[[Stage[Any]], None]] = {
     "pretrain": pretrain.train,
     "sft": pretrain.train,
     "grpo": grpo.train,
+    "reward_model": reward_model.train,
+    "align": align.train,
     "distill": distill.train,
     "evaluate": evaluate.train,
 }
@@ -54,7 +53,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher], only: str
         compute = compute_precision(precision)
         run.open_attempt(*progress(run, recipe, plan))
         with run.phase("setup"):
-            check_tasks(recipe)
+            check_inputs(recipe)
             run.same_inputs(input_digests(recipe))
             kernels = "built" if fused.library() is not None else "plain PyTorch"
             run.same_machine(cpu=cpu_name(), kernels=kernels, precision=compute, threads=torch.get_num_threads())
@@ -102,58 +101,6 @@ def progress(run: Run, recipe: Recipe, plan: list[Planned]) -> tuple[str, int]:
         elif planned.action in ("run", "again"):
             return planned.name, -1
     return planned.name, config.num_steps - 1
-
-
-def check_tasks(recipe: Recipe) -> None:
-    """Opens every stage's tasks and files: a typo in the last one must not be found after hours of the first."""
-    for name, config in recipe.stages.items():
-        if isinstance(config, DistillConfig):
-            _check_files(name, config)
-        if isinstance(config, EvaluateConfig):
-            for suite in config.suites.values():
-                ProblemStream(suite.tasks, recipe.seed, suite.test_share).held_out(suite.num_problems)
-        shape = recipe.model_of(name).shape
-        if isinstance(config, PretrainConfig) and config.corpus and shape is not None:
-            pretrain.window_tokens(config, shape.max_positions)
-        if not isinstance(config, AskingStage) or not config.tasks:  # it trains on a corpus, or on samples alone
-            continue
-        stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
-        if config.eval is not None:
-            stream.held_out(config.eval.num_problems)
-        if shape is not None and config.max_completion_tokens >= shape.max_positions:
-            raise RecipeError(
-                f"{name}.max_completion_tokens = {config.max_completion_tokens} leaves no room for a prompt in the model's "
-                f"{shape.max_positions} positions; lower it or raise shape.max_positions"
-            )
-
-
-def _check_files(name: str, config: DistillConfig) -> None:
-    for file in config.data_files:
-        if not Path(file).is_file():
-            raise DataError(f"{name}.data names {file}, and there is no such file; correct the path, or make the file first")
-    if config.has_teacher_folder and not (Path(config.teacher) / "config.json").is_file():
-        raise RecipeError(
-            f"{name}.teacher = {config.teacher!r} is no Hugging Face folder: it has no config.json. Correct the path, or name "
-            "a stage of the recipe"
-        )
-
-
-def input_digests(recipe: Recipe) -> dict[str, str]:
-    """sha256 of the files that the recipe's stages read, and of the corpora and the tokenizer it is trained with."""
-    asked = [config for config in recipe.stages.values() if isinstance(config, AskingStage)]
-    suites = [s for c in recipe.stages.values() if isinstance(c, EvaluateConfig) for s in c.suites.values()]
-    specs = [parse_spec(task.spec, task.config) for config in (*asked, *suites) for task in config.tasks]
-    paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
-    models = [recipe.model, *(own for config in recipe.stages.values() if (own := config.own_model()) is not None)]
-    paths |= {Path(m.tokenizer.folder) / "tokenizer.json" for m in models if m.tokenizer.folder}
-    for config in recipe.stages.values():
-        if isinstance(config, DistillConfig):
-            paths |= {Path(file) for file in config.data_files}
-            paths |= set(Path(config.teacher).glob("*.safetensors")) if config.has_teacher_folder else set()
-    corpora = {Path(p) for c in recipe.stages.values() if isinstance(c, PretrainConfig) for p in c.corpus}
-    corpora |= {Path(p) for m in models for p in m.tokenizer.corpus}
-    digests = {str(path): file_sha256(path) for path in sorted(paths) if path.is_file()}
-    return digests | corpus_digests(sorted(corpora))
 
 
 def _train(stage: Stage[Any]) -> None:

@@ -108,7 +108,7 @@ def _kept_progress(
     if stage is None or stage not in mine or stage == "":
         return False
     within = "seq < ? AND kind = 'phase' AND attempt = ? AND stage = ? AND step BETWEEN 0 AND ?"
-    values = (life.seqs.stop, life.attempt, stage, kept_to[1])
+    values: tuple[int | str, ...] = (life.seqs.stop, life.attempt, stage, kept_to[1])
     first = max(life.seqs.start, superseded.before.get(stage, 0))
     return next(ledger.entries(first - 1, within, values), None) is not None
 
@@ -121,7 +121,14 @@ def _after(ledger: Ledger, life: Life, kept_to: Position, ranks: dict[str, int],
     gone = "".join(" OR (stage = ? AND seq < ?)" for _ in superseded.before)
     kept = f"stage IN ({marks}) OR (stage = ? AND step <= ?){gone}"
     within = f"seq < ? AND kind = 'phase' AND attempt = ? AND NOT ({kept})"
-    values = (life.seqs.stop, life.attempt, *earlier, stage, kept_to[1], *chain.from_iterable(superseded.before.items()))
+    values: tuple[int | str, ...] = (
+        life.seqs.stop,
+        life.attempt,
+        *earlier,
+        stage,
+        kept_to[1],
+        *chain.from_iterable(superseded.before.items()),
+    )
     return ledger.entries(life.seqs.start - 1, within, values)
 
 
