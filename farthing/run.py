@@ -221,10 +221,10 @@ class Run:
             )
 
     def same_inputs(self, digests: dict[str, str]) -> None:
-        """RunError where a file that the run reads is not what it was when the run began."""
-        known = self.info.setdefault("inputs", digests)
+        """RunError where a file that the run reads is not what it was when the run first read it."""
+        known = self.info.setdefault("inputs", {})
         for path, digest in digests.items():
-            if known.get(path) != digest:
+            if known.setdefault(path, digest) != digest:
                 raise RunError(f"{path} has changed since this run began; put it back, or start a new run in another --run-dir")
         write_json(self.dir / "run.json", self.info)
 

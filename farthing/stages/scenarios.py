@@ -24,6 +24,7 @@ MIN_STD = 1e-6
 ScoreTexts = Callable[[Sequence[str], Sequence[str]], Scored]
 """Questions and completions -> their scores: a `Scorer`'s method."""
 Count = Callable[[int, int], None]
+Say = Callable[[str], None]
 
 
 def kind_of(problem: Problem) -> str:
