@@ -24,6 +24,7 @@ MIN_STD = 1e-6
 ScoreTexts = Callable[[Sequence[str], Sequence[str]], Scored]
 """Questions and completions -> their scores: a `Scorer`'s method."""
 Count = Callable[[int, int], None]
+Say = Callable[[str], None]
 
 
 def kind_of(problem: Problem) -> str:
@@ -45,8 +46,8 @@ class Scenarios:
         """`count` prompts; after any number of them each kind has had its share, to the prompt. Kinds are evenly mixed."""
         counts: dict[str, int] = dict.fromkeys(self.shares, 0)
         if self.has_preferences:
-            for kind, share in self.shares.items():
-                counts[kind] = math.floor((self.dealt + count) * share) - math.floor(self.dealt * share)
+            for name, share in self.shares.items():
+                counts[name] = math.floor((self.dealt + count) * share) - math.floor(self.dealt * share)
             self.dealt += count
         counts[REASONING] = count - sum(counts.values())
         placed = []

@@ -101,7 +101,7 @@ def test_a_stream_goes_on_where_its_state_was_kept() -> None:
 
 
 def test_rewards_by_hand() -> None:
-    """Reasoning: accuracy + 0.5 format. General: score in standard deviations + 0.5 format, right or wrong."""
+    """Reasoning: accuracy + 0.5 format. General: score in standard deviations + 0.5 format, right answer or not."""
     scored = rewards()[0]
     groups = [group("reasoning", GOOD, RAW), group("helpfulness", GOOD, RAW), group("reasoning", RAW, RAW)]
     # lengths 35 and 5: mean 20, deviation 15
