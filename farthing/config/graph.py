@@ -83,8 +83,8 @@ def check_graph(stages: Mapping[str, StageConfig]) -> None:
 def _check_what_is_left(stages: Mapping[str, StageConfig], name: str) -> None:
     """ValueError where a stage reads what the other does not leave: a model from one that makes data, say."""
     start = model_input(stages, name)
-    needs: dict[str, Leaves] = {} if start in (SOURCE, OWN) else {start: "model"}
-    for other, needed in {**needs, **stages[name].needs()}.items():
+    starts: list[tuple[str, Leaves]] = [] if start in (SOURCE, OWN) else [(start, "model")]
+    for other, needed in (*starts, *stages[name].needs().items()):
         if stages[other].leaves != needed:
             fitting = [s for s in stages if stages[s].leaves == needed and s != name]
             raise ValueError(

@@ -196,7 +196,7 @@ def test_a_recipe_that_cannot_teach_anything_is_refused() -> None:
     judged = 'tasks = [{ spec = "toy:harm" }], num_prompts = 4, max_completion_tokens = 8'
     assert "harmlessness learns from labels" in refused(f"rm_harmless.judged={{ {judged} }}")
     assert "multiple of 2" in refused(f"rm_helpful.judged={{ {judged}, judgments = 3 }}")
-    assert "starts from 'rm_helpful', which leaves no model but a reward_model" in refused("r1.start_from=rm_helpful")
+    assert "needs the model of 'rm_helpful', and that leaves its reward_model" in refused("r1.start_from=rm_helpful")
 
 
 def test_paths_are_those_beside_the_recipe(tmp_path: Path) -> None:

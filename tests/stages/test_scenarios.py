@@ -109,8 +109,8 @@ def test_rewards_by_hand() -> None:
     [general] = scored.score([group("helpfulness", GOOD, RAW)])
     assert [r.reward.accuracy for r in general if r.reward] == [1.0, 0.0], "logged, never rewarded"
     assert [dict(r.reward.parts) for r in general if r.reward] == [
-        {"accuracy": 0.0, "format": 0.5, "helpfulness": 1.0},
-        {"accuracy": 0.0, "format": 0.0, "helpfulness": -1.0},
+        {"accuracy": 0.0, "format": 0.5, "language": 0.0, "helpfulness": 1.0},
+        {"accuracy": 0.0, "format": 0.0, "language": 0.0, "helpfulness": -1.0},
     ]
 
 
