@@ -166,7 +166,10 @@ def stage_seconds(config: StageConfig, speed: Speed) -> float:
 
 
 def memory_bytes(config: StageConfig, speed: Speed) -> float:
-    """Weights, masters, gradients, two moments, the reference, the larger of activations and key/value cache."""
+    """Weights, masters, gradients, two moments, the reference, and the larger of activations and key/value cache.
+
+    The cache and the weights packed for generation are gone in an update, gradients and activations in a rollout.
+    """
     shape: ModelShape = speed.shape
     per_param = 16 + (2 if speed.bytes_per_weight == 2 else 0)
     is_grpo = isinstance(config, GrpoConfig)
@@ -181,7 +184,7 @@ def memory_bytes(config: StageConfig, speed: Speed) -> float:
         slots = min(config.num_slots, config.num_prompts * config.group_size)
         positions = speed.prompt_tokens + config.max_completion_tokens
         cache = int(slots * positions * shape.cache_bytes_per_token(speed.bytes_per_weight))
-    return (shape.num_params() + shape.mtp_params()) * per_param + activations + cache
+    return (shape.num_params() + shape.mtp_params()) * per_param + max(activations, cache)
 
 
 def duration(seconds: float) -> str:

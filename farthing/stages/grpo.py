@@ -65,6 +65,7 @@ def train(stage: Stage[GrpoConfig]) -> None:
         score = None
         groups_P, rewards_PG = collect(stage, engine, stream, step)
         with run.phase("update") as spent:
+            engine.rest()
             advantages_PG = group_advantages(rewards_PG, config.advantage)
             rollouts = [r for group in groups_P for r in group]
             learning_rate = stage.learning_rate(step)

@@ -61,6 +61,7 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
         run.log(train_tokens_per_s=num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
         if config.eval is not None and is_due(step, config.eval.every):
             score = stage.quick_eval(engine, problems, config.eval)
+            engine.rest()
         stage.checkpoint(step, parts, score)
 
     after = {} if config.eval is None else {"after": stage.evaluate_once("after", engine, problems, config.eval)}
