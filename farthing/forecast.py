@@ -287,8 +287,9 @@ def _reward_model_seconds(config: RewardModelConfig, speed: Speed) -> float:
 
 
 def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
-    """Weights, masters, gradients, two moments, the reference or the teacher, activations and key/value cache.
+    """Weights, masters, gradients, two moments, the reference or the teacher, and the larger of activations and cache.
 
+    The cache and the weights packed for generation are gone in an update, gradients and activations in a rollout.
     With fp8 every parameter is counted as if it had a rounded copy; embedding and head have none.
     """
     shape: ModelShape = speed.shape
@@ -312,7 +313,7 @@ def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None
         positions = speed.prompt_tokens + config.max_completion_tokens
         cache = int(slots * positions * shape.cache_bytes_per_token(speed.bytes_per_weight))
     frozen = teacher.shape.num_params() * teacher.bytes_per_weight if teacher is not None else 0
-    return (shape.num_params() + shape.mtp_params()) * per_param + frozen + activations + cache
+    return (shape.num_params() + shape.mtp_params()) * per_param + frozen + max(activations, cache)
 
 
 def duration(seconds: float) -> str:

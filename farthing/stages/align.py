@@ -59,6 +59,7 @@ def train(stage: Stage[AlignConfig]) -> None:
         scenarios.has_preferences = step >= config.first_preference_step
         groups_P, rewards_PG = collect(stage, engine, scenarios, rewards.score, step)
         with run.phase("update") as spent:
+            engine.rest()
             advantages_PG = group_advantages(rewards_PG, config.advantage)
             rollouts = [r for group in groups_P for r in group]
             tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, stage.learning_rate(step))

@@ -73,6 +73,7 @@ def train(stage: Stage[GrpoConfig]) -> None:
         quick = None
         groups_P, rewards_PG = collect(stage, engine, stream, score, step)
         with run.phase("update") as spent:
+            engine.rest()
             advantages_PG = group_advantages(rewards_PG, config.advantage)
             rollouts = [r for group in groups_P for r in group]
             tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, stage.learning_rate(step))
