@@ -65,7 +65,8 @@ def _option(parameter: Any) -> str:
 def _table(model: type[config.Config]) -> str:
     kinds = get_args(model.model_fields["kind"].annotation) if issubclass(model, config.StageConfig) else ()
     title = f'`kind = "{kinds[0]}"`' if kinds else f"`{model.__name__}`"
-    rows = [f"| `{name}` | {_default(field)} | {field.description or ''} |" for name, field in model.model_fields.items()]
+    fields = model.model_fields.items()
+    rows = [f"| `{name}` | {_default(field)} | {' '.join((field.description or '').split())} |" for name, field in fields]
     doc = inspect.cleandoc(model.__doc__ or "")
     return "\n".join([f"### {title}\n\n{doc}\n\n| key | default | meaning |", "|---|---|---|", *rows, ""])
 

@@ -55,11 +55,11 @@ class Budget:
         self.warned |= {what for what, _ in new}
         return [f"{share:.0%} of {what} is used; at 100% the run stops with a checkpoint" for what, share in new]
 
-    def forecast(self, run: Spent, stage: str, at_start: Spent, of_stage: Spent, done: int, left: int) -> str | None:
-        """One line: what the stage will have cost at the pace of its first `done` steps; None without a budget."""
+    def forecast(self, run: Spent, stage: str, at_start: Spent, of_stage: Spent, done: float, left: float) -> str | None:
+        """One line: what the stage will have cost, `left` work at the pace of the first `done` of it; None without a budget."""
         if not self.used(run, stage, of_stage):
             return None
-        share = left / max(done, 1)
+        share = left / max(done, 1.0)
         usd = run.usd + (of_stage.usd - at_start.usd) * Decimal(share)
         hours = run.hours + (of_stage.hours - at_start.hours) * share
         limits = ", ".join(what for what, _ in self.used(run, stage, of_stage))

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from farthing.budget import Budget, Spent
-from farthing.config import CorpusStageConfig, EvaluateConfig, GrpoConfig, Recipe, StageConfig, TrainConfig
+from farthing.config import CorpusStageConfig, EvaluateConfig, GrpoConfig, PretrainConfig, Recipe, StageConfig, TrainConfig
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
@@ -29,6 +29,7 @@ WORDS: dict[Action, str] = {
     "leave": "left out",
 }
 """Before the cost of a stage."""
+SIZES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "")
         usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour)
         memory = memory_bytes(config, speed) / GIB
         action, why = planned[name].action, planned[name].why
-        stages.append(StageForecast(name, config.kind, arithmetic(config), seconds, usd, memory, action, why))
+        words = arithmetic(config, speed.document_tokens)
+        stages.append(StageForecast(name, config.kind, words, seconds, usd, memory, action, why))
     against = against_budgets(recipe, stages)
     assumptions = [
         *speed.assumptions,
@@ -143,8 +145,8 @@ def against_budgets(recipe: Recipe, stages: list[StageForecast]) -> list[str]:
     return [f"at most {share:.0%} of {what}; at 100% the run stops with a checkpoint" for what, share in used.items()]
 
 
-def arithmetic(config: StageConfig) -> str:
-    """The sizes of a step in words."""
+def arithmetic(config: StageConfig, document_tokens: float) -> str:
+    """The sizes of a step in words, and of the stage."""
     if isinstance(config, GrpoConfig):
         rollouts = config.num_prompts * config.group_size
         return (
@@ -158,10 +160,27 @@ def arithmetic(config: StageConfig) -> str:
         asked = " + ".join(f"{s.num_problems:,} x {s.samples} of {name}" for name, s in config.suites.items())
         return f"{len(config.models)} models, each {asked} completions"
     assert isinstance(config, CorpusStageConfig)
+    is_corpus = isinstance(config, PretrainConfig) and config.corpus
+    what, each = ("windows", "at most") if is_corpus else ("documents", "about")
+    ramp = config.batch_ramp if isinstance(config, PretrainConfig) else None
+    grows = f", {ramp.start:,} at first and more for {ramp.steps:,} steps," if ramp else ""
+    total = num_documents(config)
     return (
-        f"{config.batch_documents} documents a step in microbatches of at most {config.max_microbatch_tokens:,} "
-        f"tokens; {config.num_steps:,} steps = {config.num_steps * config.batch_documents:,} documents"
+        f"{config.batch_documents:,} {what} a step{grows} in microbatches of at most {config.max_microbatch_tokens:,} "
+        f"tokens; {config.num_steps:,} steps = {total:,} {what} of {each} {document_tokens:,.0f} tokens = {each} "
+        f"{in_short(total * document_tokens)} tokens"
     )
+
+
+def num_documents(config: CorpusStageConfig) -> int:
+    """Of all steps; of a corpus its windows."""
+    return sum(map(config.documents, range(config.num_steps)))
+
+
+def in_short(count: float) -> str:
+    """14_800_016_793_600 -> 14.80T."""
+    size, letter = next(((size, letter) for size, letter in SIZES if count >= size), (1, ""))
+    return f"{count / size:.2f}{letter}" if letter else f"{count:.0f}"
 
 
 def stage_seconds(config: StageConfig, speed: Speed) -> float:
@@ -174,11 +193,15 @@ def stage_seconds(config: StageConfig, speed: Speed) -> float:
         rollouts = config.num_prompts * config.group_size
         length = config.max_completion_tokens
         step = rollouts * length / speed.sampled_per_s + rollouts * (prompt + length) / speed.trained_per_s
+        total = config.num_steps * step
     else:
         assert isinstance(config, CorpusStageConfig)
         length = config.max_completion_tokens
-        step = config.batch_documents * speed.document_tokens / speed.trained_per_s
-    total = config.num_steps * step
+        total = num_documents(config) * speed.document_tokens / speed.trained_per_s
+    if isinstance(config, PretrainConfig) and config.corpus:
+        times = 1 + (config.num_steps // config.held_out_every if config.held_out_every else 0)
+        # a forward pass is a third of a step
+        total += times * config.held_out_documents * speed.document_tokens / speed.trained_per_s / 3
     if config.eval is not None:
         full = config.eval.num_problems * config.eval.samples * (2 if isinstance(config, GrpoConfig) else 1)
         quick = config.num_steps // config.eval.every * config.eval.quick_problems if config.eval.every else 0
@@ -194,7 +217,7 @@ def memory_bytes(config: StageConfig, speed: Speed) -> float:
         cache = config.num_slots * longest * shape.cache_bytes_per_token(speed.bytes_per_weight)
         return shape.num_params() * speed.bytes_per_weight + cache
     assert isinstance(config, TrainConfig)
-    per_param = 16 + (2 if speed.bytes_per_weight == 2 else 0)
+    per_param = 8 + 2 * (2 if config.optim.moments == "bf16" else 4) + (2 if speed.bytes_per_weight == 2 else 0)
     is_grpo = isinstance(config, GrpoConfig)
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:
         per_param += speed.bytes_per_weight

@@ -11,18 +11,21 @@ from farthing.rollout import rollout_seed
 
 
 def complete(
-    model: Path, prompt: str, samples: int, temperature: float, top_p: float, max_tokens: int, seed: int
+    model: Path, prompt: str, samples: int, temperature: float, top_p: float, max_tokens: int, seed: int, raw: bool = False
 ) -> list[dict[str, Any]]:
-    """Completions of one prompt as dictionaries: text, stop_reason, num_tokens, logprob (sum, nats)."""
+    """Completions of one prompt as dictionaries: text, stop_reason, num_tokens, logprob (sum, nats).
+
+    `raw`: the prompt is no question to put into the model's template, but the text to go on from.
+    """
     artefact = open_artefact(model)
-    tokens = artefact.renderer.prompt_tokens(prompt)
+    tokens = artefact.renderer.tokenizer.encode(prompt) if raw else artefact.renderer.prompt_tokens(prompt)
     params = SamplingParams(temperature, top_p, 0, max_tokens)
     seeds = [rollout_seed("generate", seed, i) for i in range(samples)]
     [completions] = artefact.engine(samples).generate([tokens], [seeds], params)
     tokenizer = artefact.renderer.tokenizer
     return [
         {
-            "text": artefact.renderer.prefill + tokenizer.decode(c.tokens),
+            "text": ("" if raw else artefact.renderer.prefill) + tokenizer.decode(c.tokens),
             "stop_reason": str(c.stop_reason),
             "num_tokens": len(c.tokens),
             "logprob": sum(c.logprobs),

@@ -21,6 +21,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "reward": ("reward", "{:.3f}"),
     "accuracy": ("correct", "{:.1%}"),
     "eval_accuracy": ("held-out", "{:.1%}"),
+    "held_out_bits_per_byte": ("bits/byte", "{:.3f}"),
     "completion_tokens": ("length", "{:.1f}"),
     "kept": ("kept", "{:,.0f}"),
     "entropy": ("entropy", "{:.3f}"),
@@ -35,34 +36,43 @@ COLUMNS: dict[str, tuple[str, str]] = {
 ROWS_SHOWN = 12
 
 
+EVALUATIONS = {"eval_accuracy", "held_out_bits_per_byte"}
+"""Metrics of steps with an evaluation, which a log always shows."""
+
+
 class Pace:
-    """Steps done so far -> time and dollars still to come, at the recent pace."""
+    """Steps done so far -> time and dollars still to come, at the recent pace; steps of a growing batch by their work."""
 
     def __init__(self) -> None:
         self.num_steps = self.done = 0
-        self._times: list[float] = []
-        self._usd: list[float] = []
+        self._work: Callable[[int], float] = lambda step: 1.0
+        self._left = 0.0
+        self._recent: list[tuple[float, float, float]] = []
+        """Of the latest steps: work, seconds, dollars of the run at its end."""
 
-    def start(self, num_steps: int, first_step: int) -> None:
-        self.num_steps, self.done = num_steps, first_step
-        self._times, self._usd = [], []
+    def start(self, num_steps: int, first_step: int, work: Callable[[int], float] = lambda step: 1.0) -> None:
+        self.num_steps, self.done, self._work = num_steps, first_step, work
+        self._left = sum(map(work, range(first_step, num_steps)))
+        self._recent = []
 
     def step(self, step: int, metrics: Metrics) -> None:
         self.done = step + 1
-        self._times = [*self._times, metrics["step_time"]][-50:]
-        self._usd = [*self._usd, metrics["usd"]][-50:]
+        work = self._work(step)
+        self._left -= work
+        self._recent = [*self._recent, (work, metrics["step_time"], metrics["usd"])][-50:]
 
     @property
     def seconds_left(self) -> float:
-        return sum(self._times) / max(len(self._times), 1) * (self.num_steps - self.done)
+        work = sum(work for work, _, _ in self._recent)
+        return sum(seconds for _, seconds, _ in self._recent) / work * self._left if work else 0.0
 
     @property
     def usd_at_end(self) -> float:
         """What the run will have cost when this stage ends."""
-        if len(self._usd) < 2:
-            return self._usd[-1] if self._usd else 0.0
-        per_step = (self._usd[-1] - self._usd[0]) / (len(self._usd) - 1)
-        return self._usd[-1] + per_step * (self.num_steps - self.done)
+        if len(self._recent) < 2:
+            return self._recent[-1][2] if self._recent else 0.0
+        spent, work = self._recent[-1][2] - self._recent[0][2], sum(work for work, _, _ in self._recent[1:])
+        return self._recent[-1][2] + spent / work * self._left
 
 
 def clock_text(seconds: float) -> str:
@@ -92,7 +102,7 @@ class LiveTable:
     def on_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
         self._print_last()
         self.stage, self._rows = stage, []
-        self.pace.start(config.num_steps, first_step)
+        self.pace.start(config.num_steps, first_step, config.work)
         again = f", going on at step {first_step}" if first_step else ""
         self.console.print(f"[bold]{stage}[/bold]: {config.num_steps} steps{again}")
         self._live.update(Text("  preparing: held-out problems, first evaluation ..."))
@@ -139,13 +149,13 @@ class PlainLines:
         self._last = -min_gap_s
 
     def on_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
-        self.pace.start(config.num_steps, first_step)
+        self.pace.start(config.num_steps, first_step, config.work)
         self.write(f"stage {stage}: {config.num_steps} steps, from step {first_step}")
 
     def on_step(self, stage: str, step: int, metrics: Metrics) -> None:
         self.pace.step(step, metrics)
         now = time.monotonic()
-        if now - self._last >= self.min_gap_s or "eval_accuracy" in metrics or self.pace.done == self.pace.num_steps:
+        if now - self._last >= self.min_gap_s or EVALUATIONS & metrics.keys() or self.pace.done == self.pace.num_steps:
             self._last = now
             self.write(plain_line(stage, step, metrics, self.pace))
 

@@ -41,5 +41,6 @@ METRICS: dict[str, Metric] = {
     "balance_loss": Metric("", "sequence-wise balance loss before its coefficient, mean over layers; 1 is even"),
     "max_violation": Metric("", "MaxVio of the worst layer: busiest expert above its share of the step, as a part of it"),
     "max_violation_mean": Metric("", "MaxVio, mean over layers; each layer's own in expert_loads.jsonl"),
-    "documents": Metric("documents", "documents trained on so far"),
+    "documents": Metric("documents", "documents trained on so far; of a corpus their pieces, which a window holds whole"),
+    "held_out_bits_per_byte": Metric("bits/byte", "held-out loss of a corpus: bits the model needs for each byte of text"),
 }

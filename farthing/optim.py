@@ -1,26 +1,57 @@
-"""Gradients -> updated weights: AdamW (arXiv:1711.05101), global-norm clipping and the learning-rate schedules."""
+"""Gradients -> updated weights: AdamW (arXiv:1711.05101), global-norm clipping and the learning-rate schedules.
+
+Schedules: constant, linear and cosine to the last step; `v3` is DeepSeek-V3's (arXiv:2412.19437, section 4.2), `wsd` MiniCPM's
+(arXiv:2404.06395). Moments may be kept in bf16, as V3 keeps them (section 3.3.2): they are widened, stepped in fp32 with the
+operator that steps fp32 moments, and rounded to the nearest; the update is made from them before they are rounded.
+"""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from farthing.config import MomentsChoice, OptimConfig
 from farthing.errors import TrainingDiverged
-from farthing.precision import MasterWeights, Precision
+from farthing.precision import DTYPES, MasterWeights, Precision
 
-Schedule = Literal["constant", "cosine", "linear"]
+WIDEN_AT_ONCE = 1 << 18
+"""Elements of bf16 moments that are there in fp32 at one time: 1 MiB each, which stays in a CPU's cache. A multiple of what
+the operator does at once, so that the split changes no bit."""
 
 
-def learning_rate(step: int, *, peak: float, num_steps: int, warmup_steps: int, schedule: Schedule, final: float) -> float:
-    """Linear warm-up from peak / warmup_steps, then `schedule` down to `final` * peak at the last step."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    if schedule == "constant":
+def learning_rate(step: int, num_steps: int, optim: OptimConfig) -> float:
+    """Linear warm-up from peak / warmup_steps, then `optim.schedule`; steps count from 0."""
+    peak, final, warmup = optim.learning_rate, optim.final_share, optim.warmup_steps
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if optim.schedule == "constant":
         return peak
-    progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)
-    fall = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
+    decay_from = optim.decay_from(num_steps)
+    if step < decay_from:
+        return peak
+    if optim.schedule == "v3":
+        return peak * _v3_share(step, num_steps, optim)
+    progress = (step - decay_from) / max(1, num_steps - 1 - decay_from)
+    if optim.schedule == "wsd" and optim.wsd.decay == "exponential":
+        return peak * math.pow(final, progress)
+    fall = _cosine(progress) if optim.schedule == "cosine" else 1 - progress
     return peak * (final + (1 - final) * fall)
+
+
+def _v3_share(step: int, num_steps: int, optim: OptimConfig) -> float:
+    """Of the peak, once it falls: a cosine down to `final_share`, `final_share`, `last_share`."""
+    decay_from, decay_to = optim.decay_from(num_steps), round(optim.v3.decay_to * num_steps)
+    if step >= round(optim.v3.last_from * num_steps):
+        return optim.v3.last_share
+    if step >= decay_to:
+        return optim.final_share
+    return optim.final_share + (1 - optim.final_share) * _cosine((step - decay_from) / (decay_to - decay_from))
+
+
+def _cosine(progress: float) -> float:
+    """1 at 0, 0 at 1."""
+    return (1 + math.cos(math.pi * progress)) / 2
 
 
 class Optimizer:
@@ -39,11 +70,13 @@ class Optimizer:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         clip_norm: float = 1.0,
+        moments: MomentsChoice = "fp32",
     ) -> None:
         self.masters = MasterWeights(model, precision)
         self.betas, self.eps, self.weight_decay, self.clip_norm = betas, eps, weight_decay, clip_norm
-        self._means = [torch.zeros_like(p) for p in self.masters.params]
-        self._squares = [torch.zeros_like(p) for p in self.masters.params]
+        self._means, self._squares = (
+            [torch.zeros_like(p, dtype=DTYPES[moments]) for p in self.masters.params] for _ in range(2)
+        )
         self._steps = [torch.zeros((), device=p.device) for p in self.masters.params]
 
     def step(self, learning_rate: float) -> float:
@@ -70,9 +103,30 @@ class Optimizer:
             [tensors[i] for i in grads] for tensors in (self.masters.params, self._means, self._squares, self._steps)
         )
         torch._foreach_add_(steps, 1)
+        if means[0].dtype == torch.float32:
+            self._fused(params, list(grads.values()), means, squares, steps, learning_rate, weight_decay)
+            return
+        for param, grad, mean, square, step in zip(params, grads.values(), means, squares, steps, strict=True):
+            flat = (torch.split(x.view(-1), WIDEN_AT_ONCE) for x in (param, grad.contiguous(), mean, square))
+            for p, g, m, s in zip(*flat, strict=True):
+                mean32, square32 = m.float(), s.float()
+                self._fused([p], [g], [mean32], [square32], [step], learning_rate, weight_decay)
+                m.copy_(mean32)
+                s.copy_(square32)
+
+    def _fused(
+        self,
+        params: list[Any],
+        grads: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        steps: list[Tensor],
+        learning_rate: float,
+        weight_decay: float,
+    ) -> None:
         torch._fused_adamw_(
             params,
-            list(grads.values()),
+            grads,
             means,
             squares,
             [],

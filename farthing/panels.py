@@ -56,8 +56,9 @@ GRPO_PANELS = (LENGTH, ENTROPY, POLICY_LOSS, GAP, FLAT, SPEED)
 CORPUS_HERO = Panel("Loss", (Line("loss"),))
 HELD_OUT = Panel("Held-out accuracy", (Line("eval_accuracy", "right answers", VERMILION, is_sparse=True),
                  Line("eval_format", "well formed", GREY, is_sparse=True)))  # fmt: skip
+HELD_OUT_BITS = Panel("Held-out loss", (Line("held_out_bits_per_byte", colour=VERMILION, is_sparse=True),))
 GRADIENT = Panel("Gradient norm", (Line("grad_norm"),))
-CORPUS_PANELS = (HELD_OUT, GRADIENT, Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)))
+CORPUS_PANELS = (GRADIENT, Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)))
 
 MORE = (
     Panel("Format", (Line("format", "training"), Line("eval_format", "held out", VERMILION, is_sparse=True))),
@@ -87,7 +88,8 @@ def main_panels(rows: Sequence[Row]) -> list[Panel]:
     names = logged(rows)
     if "reward" in names:
         return [GRPO_HERO, *GRPO_PANELS]
-    return [CORPUS_HERO, *CORPUS_PANELS] if "loss" in names else []
+    held_out = HELD_OUT_BITS if "held_out_bits_per_byte" in names else HELD_OUT
+    return [CORPUS_HERO, held_out, *CORPUS_PANELS] if "loss" in names else []
 
 
 def all_panels(rows: Sequence[Row]) -> list[Panel]:

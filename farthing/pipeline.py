@@ -102,7 +102,9 @@ def check_tasks(recipe: Recipe) -> None:
         if isinstance(config, EvaluateConfig):
             for suite in config.suites.values():
                 ProblemStream(suite.tasks, recipe.seed, suite.test_share).held_out(suite.num_problems)
-        if not isinstance(config, CorpusStageConfig | GrpoConfig) or not config.tasks:  # it trains on a corpus
+        if isinstance(config, PretrainConfig) and config.corpus and limit is not None:
+            pretrain.window_tokens(config, limit)
+        if not isinstance(config, CorpusStageConfig | GrpoConfig) or not config.tasks:
             continue
         stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
         if config.eval is not None:

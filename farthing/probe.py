@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from farthing.config import CorpusStageConfig, GrpoConfig, Recipe, StageConfig
+from farthing.config import CorpusStageConfig, GrpoConfig, PretrainConfig, Recipe, StageConfig
 from farthing.data.batches import Row, microbatches
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -108,7 +108,7 @@ def probe_speed(recipe: Recipe) -> Speed:
         sampled_per_s=len(prompts) * 4 * PROBE_NEW_TOKENS / sampling_s,
         trained_per_s=sum(len(r.tokens) for r in rows) / training_s,
         prompt_tokens=mean_prompt,
-        document_tokens=mean_prompt + length / 2 if config.tasks else model.shape.max_positions,
+        document_tokens=mean_prompt + length / 2 if config.tasks else config.window_tokens or model.shape.max_positions,
         bytes_per_weight=2 if precision == "bf16" else 4,
         num_devices=1,
         assumptions=[
@@ -145,8 +145,8 @@ def assumed_speed(recipe: Recipe) -> Speed:
     if hardware is None or shape is None:
         raise RecipeError(f"{recipe.name} does not run here, so to price it the recipe needs [hardware] and [planned_shape]")
     config = probed_stage(recipe)
-    prompt = hardware.prompt_tokens
-    # a document of a corpus is counted as a prompt, and is trained on whole
+    # a document, or a window of a corpus, is counted as a prompt, and is trained on whole
+    prompt = (isinstance(config, PretrainConfig) and config.window_tokens) or hardware.prompt_tokens
     new_tokens, slots = (config.max_completion_tokens, config.num_slots) if isinstance(config, GrpoConfig) else (0, 1)
     context = prompt + new_tokens / 2 if new_tokens else prompt / 2
     peak, bandwidth = hardware.peak_tflops * 1e12, hardware.bandwidth_gb_s * 1e9

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from farthing.config import GrpoConfig, Recipe, StageConfig
+from farthing.config import GrpoConfig, PretrainConfig, Recipe, StageConfig
 from farthing.config.graph import SOURCE, model_input
 from farthing.errors import RecipeError
 from farthing.files import read_json
@@ -157,12 +157,10 @@ def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | N
         raise RecipeError(f"{recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
     config = recipe.stages[name]
     # one more than is run: what ends a stage (its model, its folder) is no part of a step
-    short = {
-        "start_from": "",
-        "num_steps": num_steps + 3,
-        "eval": None,
-        "checkpoint": config.checkpoint.model_copy(update={"every": 0}),
-    }
+    short: dict[str, Any] = {"start_from": "", "num_steps": num_steps + 3, "eval": None}
+    short["checkpoint"] = config.checkpoint.model_copy(update={"every": 0})
+    if isinstance(config, PretrainConfig):
+        short |= {"batch_ramp": None, "held_out_every": 0}  # of a batch that grows, the size at the end
     changed: dict[str, Any] = {"stages": {name: config.model_copy(update=short)}}
     if base is not None:
         changed["model"] = recipe.model.model_copy(update={"source": str(base), "shape": None})

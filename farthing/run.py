@@ -50,6 +50,7 @@ from farthing.ledger.charges import price_entries
 from farthing.ledger.entries import EntryFields, Ledger
 from farthing.ledger.prices import PriceRecord, RateRecord, load_price_book
 from farthing.ledger.projects import enter_run, open_project
+from farthing.ledger.superseded import supersede
 from farthing.ledger.totals import Totals
 from farthing.metrics import METRICS
 from farthing.origin import commit, cpu_name
@@ -236,21 +237,24 @@ class Run:
         """RunError where a file that the run reads is not what it was when the run began."""
         known = self.info.setdefault("inputs", digests)
         for path, digest in digests.items():
-            if known.get(path) != digest:
+            if known.setdefault(path, digest) != digest:
                 raise RunError(f"{path} has changed since this run began; put it back, or start a new run in another --run-dir")
         write_json(self.dir / "run.json", self.info)
 
     def supersede(self, stage: str, why: str) -> None:
         """Moves what a stage had made out of the way, to run it again; its cost stays on the bill."""
         self._clock.flush()
+        # the entry first: should the rest not happen, the next attempt does all of it again, and the entry once
+        supersede(self.ledger, self.attempt, stage, why)
+        self._clock.flush()
+        append_line(self.dir / "metrics.jsonl", {"attempt": self.attempt, "stage": stage, "step": -1, "superseded": why})
+        shutil.rmtree(self.checkpoints_dir(stage), ignore_errors=True)
         folder = self.stage_dir(stage)
         if folder.is_dir():
             key = read_json(folder / "stage.json")["key"]
             kept = self.dir / "superseded" / f"{stage}-{key[:12]}-{self.attempt}"
             kept.parent.mkdir(exist_ok=True)
             folder.rename(kept)
-        shutil.rmtree(self.checkpoints_dir(stage), ignore_errors=True)
-        append_line(self.dir / "metrics.jsonl", {"attempt": self.attempt, "stage": stage, "step": -1, "superseded": why})
         self.message(f"{stage} runs again: {why}")
 
     def open_stage(self, stage: str, key: str) -> None:
@@ -291,7 +295,7 @@ class Run:
             else:
                 self.publish(step)
             if step - first + 1 == FORECAST_AFTER:
-                self._say_forecast(at_start, num_steps - step - 1)
+                self._say_forecast(at_start, first, step + 1, num_steps)
             if self._stopping and (spent_up := reached(self._used(self.stage))):
                 raise budget_error(spent_up, f"stopped after step {step} of {self.stage} with a checkpoint")
             if self._stopping:
@@ -306,9 +310,11 @@ class Run:
         assert not unknown, f"unknown metrics {sorted(unknown)}: add them to farthing/metrics.py"
         self._step_metrics |= metrics
 
-    def _say_forecast(self, at_start: Spent, steps_left: int) -> None:
+    def _say_forecast(self, at_start: Spent, first: int, now: int, num_steps: int) -> None:
         stage = self.stage
-        line = self._budget.forecast(self._spent(), stage, at_start, self._spent(stage), FORECAST_AFTER, steps_left)
+        work = self.recipe.stages[stage].work
+        done, left = (sum(map(work, steps)) for steps in (range(first, now), range(now, num_steps)))
+        line = self._budget.forecast(self._spent(), stage, at_start, self._spent(stage), done, left)
         if line:
             self.message(line)
 

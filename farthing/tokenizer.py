@@ -23,6 +23,13 @@ UNKNOWN = "<unknown>"
 """Not in the vocabulary on purpose: the library then refuses a character it has no token for."""
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+FIM = ("<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>")
+"""Fill in the middle: before the prefix, before the suffix, before what belongs between them."""
+FIM_SPELLINGS = (
+    FIM,
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek's
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen's
+)
 ROLE_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -35,7 +42,7 @@ SPLITS = (
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
 """Pieces that no token crosses, from tokenizer.json of DeepSeek-V3: numbers (there three digits), Han and kana, then words."""
-MIN_VOCAB = 256 + 1 + len(ROLES) + len(TAGS)
+MIN_VOCAB = 256 + 1 + len(ROLES) + len(FIM) + len(TAGS)
 
 
 @dataclass
@@ -73,8 +80,18 @@ class Tokenizer:
         return [list(e.ids) for e in encoded]
 
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `encode_all`, but the end of text and the roles have no power inside: a document that spells them is only text."""
+        """As `encode_all`, but special tokens (end of text, roles, fill-in-the-middle) have no power inside: a document that
+        spells them is only text."""
         return [list(e.ids) for e in self._plain_backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    @property
+    def fim_ids(self) -> tuple[int, int, int] | None:
+        """Begin, hole and end of fill-in-the-middle, by the first spelling of `FIM_SPELLINGS` that is there whole."""
+        for spelling in FIM_SPELLINGS:
+            begin, hole, end = (self.backend.token_to_id(token) for token in spelling)
+            if begin is not None and hole is not None and end is not None:
+                return begin, hole, end
+        return None
 
     @cached_property
     def _plain_backend(self) -> tokenizers.Tokenizer:
@@ -116,7 +133,7 @@ class Tokenizer:
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - len(TAGS),
-            special_tokens=[END_OF_TEXT, *ROLES],
+            special_tokens=[END_OF_TEXT, *ROLES, *FIM],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )

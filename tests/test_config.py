@@ -31,6 +31,18 @@ def test_a_task_file_is_relative_to_the_recipe_that_names_it(tmp_path: Path, mon
     assert len(digests) == 1
 
 
+def test_corpora_and_the_tokenizer_are_relative_to_the_recipe_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = "[stages.base]\nkind = 'pretrain'\ncorpus = ['mine', '/data/c']\nnum_steps = 1\noptim = { learning_rate = 1 }\n"
+    shape = "{ width = 8, num_layers = 1, num_heads = 1, num_kv_heads = 1, head_width = 8, ffn_width = 8 }"
+    model = f"name = 'c'\n[model]\nsource = 'scratch'\nshape = {shape}\n"
+    monkeypatch.chdir("/")
+    for given, wanted in (("folder = 'tok'", tmp_path / "tok"), ("corpus = ['text']", tmp_path / "text")):
+        (tmp_path / "mine.toml").write_text(f"{model}tokenizer = {{ kind = 'bpe', {given} }}\n{stage}")
+        recipe: Any = load_recipe(str(tmp_path / "mine.toml"))
+        assert recipe.stages["base"].corpus == [f"{tmp_path}/mine", "/data/c"]
+        assert str(wanted) in (recipe.model.tokenizer.folder, *recipe.model.tokenizer.corpus)
+
+
 def test_an_absolute_path_stays(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(f"extends = '{MICRO}'\n" + TASKS.format("/data/sums.jsonl"))
     assert spec_of(load_recipe(str(tmp_path / "mine.toml"))) == "jsonl:/data/sums.jsonl"

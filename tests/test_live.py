@@ -86,6 +86,16 @@ def test_nothing_is_cut_on_a_terminal_of_80_columns() -> None:
         assert value in text
 
 
+def test_steps_of_a_growing_batch_are_weighed_by_their_work() -> None:
+    """Work 2, 4, 6, 8, 8. Two steps of 1 s and 2 s, the second for 4 cents: half a second and a cent a unit of the 22 left."""
+    pace = Pace()
+    pace.start(5, 0, [2.0, 4.0, 6.0, 8.0, 8.0].__getitem__)
+    pace.step(0, {"step_time": 1.0, "usd": 0.10})
+    pace.step(1, {"step_time": 2.0, "usd": 0.14})
+    assert pace.seconds_left == pytest.approx(11.0)
+    assert pace.usd_at_end == pytest.approx(0.14 + 0.22)
+
+
 def test_time_and_money_left_are_those_of_the_steps_to_come() -> None:
     pace = Pace()
     pace.start(num_steps=10, first_step=2)

@@ -1,4 +1,4 @@
-"""The optimizer against torch's AdamW and the formula itself; clipping, schedules, divergence, resume."""
+"""The optimizer against torch's AdamW and the formula itself; clipping, moments in bf16, divergence, resume."""
 
 import copy
 import io
@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from farthing import optim
+from farthing.config import MomentsChoice
+from farthing.config.parts import SLOWEST_BF16_BETA
 from farthing.errors import TrainingDiverged
-from farthing.optim import Optimizer, Schedule, learning_rate
+from farthing.optim import Optimizer
 from farthing.precision import Precision
 
 HYPER: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-8}
@@ -121,6 +124,41 @@ def test_bf16_steps_fp32_masters_on_fp32_sums_and_publishes_them_rounded() -> No
             assert p.grad is own.grad is None
 
 
+def test_bf16_moments_are_rounded_for_keeping_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's AdamW in fp32, whose moments are rounded to bf16 between its steps: to the bit, also where tensors are split."""
+    monkeypatch.setattr(optim, "WIDEN_AT_ONCE", 64)
+    model, reference = network(), network()
+    optimizer = Optimizer(model, "fp32", **HYPER, weight_decay=0.1, clip_norm=0.5, moments="bf16")
+    params = list(reference.parameters())
+    assert max(p.numel() for p in params) > 64
+    theirs = torchs_adamw(params, weight_decay=0.1)
+    for step in range(6):
+        train(model, optimizer, range(step, step + 1))
+        for part in range(2):
+            torch.autograd.backward(loss_of(reference, 10 * step + part))
+        nn.utils.clip_grad_norm_(params, 0.5)
+        theirs.step()
+        theirs.zero_grad()
+        for p in params:
+            for name in ("exp_avg", "exp_avg_sq"):
+                theirs.state[p][name].copy_(theirs.state[p][name].bfloat16())
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), params, strict=True))
+    state = optimizer.state_dict()
+    assert {t.dtype for t in (*state["means"].values(), *state["squares"].values())} == {torch.bfloat16}
+    assert {t.dtype for t in state["masters"].values()} == {torch.float32}
+    for name, p in reference.named_parameters():
+        assert torch.equal(state["means"][name].float(), theirs.state[p]["exp_avg"])
+        assert torch.equal(state["squares"][name].float(), theirs.state[p]["exp_avg_sq"])
+
+
+def test_the_slowest_beta_that_bf16_is_allowed_still_lets_a_moment_fall() -> None:
+    """Without gradient every kept value must fall, wherever it lies between two powers of two; one step slower, some stay."""
+    mantissas = torch.arange(128).add(128).float().div(128)
+    beta = torch.tensor(SLOWEST_BF16_BETA)
+    assert bool(((mantissas * beta).bfloat16() < mantissas).all())
+    assert not bool(((mantissas * (1 - 2**-9)).bfloat16() < mantissas).all())
+
+
 def test_clipping_reports_the_norm_before_and_shortens_what_is_longer() -> None:
     def stepped(clip_norm: float, grad: list[float]) -> tuple[float, Tensor]:
         parameter = nn.Parameter(torch.zeros(1, 2))
@@ -154,40 +192,23 @@ def test_a_gradient_that_is_not_finite_changes_nothing(precision: Precision, wro
 
 
 @both_precisions
-def test_a_restored_optimizer_goes_on_bit_for_bit(precision: Precision) -> None:
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+def test_a_restored_optimizer_goes_on_bit_for_bit(precision: Precision, moments: MomentsChoice) -> None:
     model = network()
-    optimizer = Optimizer(model, precision, weight_decay=0.1)
+    optimizer = Optimizer(model, precision, weight_decay=0.1, moments=moments)
     train(model, optimizer, range(3))
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     train(model, optimizer, range(3, 6))
 
     resumed = network(seed=1)
-    restored = Optimizer(resumed, precision, weight_decay=0.1)
+    restored = Optimizer(resumed, precision, weight_decay=0.1, moments=moments)
     file.seek(0)
     restored.load_state_dict(torch.load(file, weights_only=True))
     train(resumed, restored, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
     ends = tensors_of(optimizer.state_dict()), tensors_of(restored.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]),
-        ("linear", [0.5, 1.0, 1.5, 2.0, 2.0, 1.55, 1.1, 0.65, 0.2]),
-        ("cosine", [0.5, 1.0, 1.5, 2.0, 2.0, 1.1 + 0.9 * 0.5**0.5, 1.1, 1.1 - 0.9 * 0.5**0.5, 0.2]),
-    ],
-)
-def test_schedules_worked_by_hand(schedule: Schedule, expected: list[float]) -> None:
-    rates = [learning_rate(step, peak=2.0, num_steps=9, warmup_steps=4, schedule=schedule, final=0.1) for step in range(9)]
-    assert rates == pytest.approx(expected)
-
-
-def test_a_single_step_and_no_warm_up() -> None:
-    assert learning_rate(0, peak=3.0, num_steps=1, warmup_steps=0, schedule="cosine", final=0.0) == 3.0
-    assert learning_rate(1, peak=3.0, num_steps=2, warmup_steps=0, schedule="linear", final=0.0) == 0.0
 
 
 def test_a_parameter_without_a_gradient_stays_and_so_do_its_moments() -> None:

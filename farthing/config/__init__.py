@@ -13,13 +13,17 @@ from farthing.config.parts import (
     BudgetConfig,
     CheckpointConfig,
     EvalConfig,
+    MomentsChoice,
     OptimConfig,
     RewardConfig,
     StyleConfig,
     TaskConfig,
+    V3Schedule,
+    WsdSchedule,
 )
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
+    BatchRampConfig,
     CorpusStageConfig,
     ExpertsConfig,
     GrpoConfig,
@@ -31,8 +35,9 @@ from farthing.config.stages import (
 )
 
 __all__ = [
-    "AnyStage", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig", "EvaluateConfig",
-    "ExpertsConfig", "GrpoConfig", "HardwareConfig", "ModelConfig", "MtpConfig", "OptimConfig", "PrecisionChoice",
-    "PretrainConfig", "PromptConfig", "Recipe", "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig",
-    "SuiteConfig", "TaskConfig", "TokenizerConfig", "TrainConfig", "load_recipe", "parse_recipe", "shipped_recipes",
+    "AnyStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig",
+    "EvaluateConfig", "ExpertsConfig", "GrpoConfig", "HardwareConfig", "ModelConfig", "MomentsChoice", "MtpConfig",
+    "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe", "RewardConfig", "SftConfig", "ShapeConfig",
+    "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TokenizerConfig", "TrainConfig", "V3Schedule", "WsdSchedule",
+    "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

@@ -70,8 +70,15 @@ def _read_table(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _make_paths_absolute(table: Mapping[str, Any], folder: Path) -> None:
-    """In place: the files that tasks name are those below `folder`. What is no valid table is left for the checks."""
-    stages = table.get("stages")
+    """In place: the files that tasks, corpora and the tokenizer name are those below `folder`. What is no valid table is left
+    for the checks."""
+    model, stages = table.get("model"), table.get("stages")
+    tokenizer = model.get("tokenizer") if isinstance(model, dict) else None
+    if isinstance(tokenizer, dict) and isinstance(tokenizer.get("folder"), str) and tokenizer["folder"]:
+        tokenizer["folder"] = str(folder / tokenizer["folder"])
+    for named in (tokenizer, *(stages.values() if isinstance(stages, dict) else ())):
+        if isinstance(named, dict) and isinstance(named.get("corpus"), list):
+            named["corpus"] = [str(folder / p) if isinstance(p, str) else p for p in named["corpus"]]
     for stage in stages.values() if isinstance(stages, dict) else ():
         tasks = stage.get("tasks") if isinstance(stage, dict) else None
         for task in tasks if isinstance(tasks, list) else ():

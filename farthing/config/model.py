@@ -57,7 +57,7 @@ class TokenizerConfig(Config):
     """Made by `farthing data tokenizer`, or any folder with a tokenizer.json."""
     corpus: list[str] = []
     """Built corpora, JSONL or text files to learn from, each time alike."""
-    vocab_size: Annotated[int, Field(ge=264)] = 4096
+    vocab_size: Annotated[int, Field(ge=267)] = 4096
     max_mb: Annotated[float, Field(gt=0)] = 16.0
     """Learn from at most so many megabytes of the corpus."""
 

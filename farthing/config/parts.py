@@ -58,18 +58,80 @@ class EvalConfig(Config):
     quick_problems: Count = 128
 
 
+MomentsChoice = Literal["fp32", "bf16"]
+SLOWEST_BF16_BETA = 1 - 2**-8
+"""A moment that falls by less than this at a step rounds back to what it was: bf16 has 8 significant bits."""
+
+
+class V3Schedule(Config):
+    """Of `schedule = "v3"`, behind the warm-up: constant, cosine to `final_share`, constant, a last lower constant.
+
+    Shares of the stage's steps; the defaults are DeepSeek-V3's shares of its 14.8 trillion tokens.
+    """
+
+    decay_from: Share = 0.6757
+    """Where the cosine begins; V3: after 10 trillion tokens."""
+    decay_to: Share = 0.9662
+    """Where it has come down to `final_share`; V3: 4.3 trillion tokens later."""
+    last_from: Share = 0.9887
+    """Where `last_share` begins; V3: for the last 167 billion tokens."""
+    last_share: Share = 0.03318
+    """Learning rate at the end as a share of the peak; V3: 7.3e-6 of 2.2e-4."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "V3Schedule":
+        if not self.decay_from < self.decay_to <= self.last_from:
+            raise ValueError(
+                f"decay_from < decay_to <= last_from must hold, got {self.decay_from:g}, {self.decay_to:g}, {self.last_from:g}"
+            )
+        return self
+
+
+class WsdSchedule(Config):
+    """Of `schedule = "wsd"`, behind the warm-up: stable, then a short decay to `final_share` at the last step."""
+
+    decay_from: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Share of the steps after which it decays; MiniCPM: a tenth of the tokens is enough for the decay."""
+    decay: Literal["exponential", "linear"] = "exponential"
+    """exponential: it halves every so many steps, as in MiniCPM."""
+
+
 class OptimConfig(Config):
     learning_rate: Annotated[float, Field(gt=0)]
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "v3", "wsd"] = "constant"
+    """Behind the warm-up. cosine and linear fall until the last step; v3 and wsd have a table of their own."""
+    v3: V3Schedule = V3Schedule()
+    """For schedule = "v3", DeepSeek-V3's."""
+    wsd: WsdSchedule = WsdSchedule()
+    """For schedule = "wsd": warm-up, stable, decay (MiniCPM)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     final_share: Share = 0.1
-    """Learning rate of the last step as a share of the peak."""
+    """Learning rate at the end of the decay as a share of the peak."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    moments: MomentsChoice = "fp32"
+    """How AdamW's two moments are kept; the arithmetic is fp32 either way. bf16 saves 4 bytes a parameter, as in V3."""
     weight_decay: NonNegative = 0.0
     clip_norm: NonNegative = 1.0
     """Global gradient norm is clipped to this; 0: off."""
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> "OptimConfig":
+        if self.moments == "bf16" and max(self.beta1, self.beta2) > SLOWEST_BF16_BETA:
+            raise ValueError(
+                f'moments = "bf16" takes beta1 and beta2 of at most {SLOWEST_BF16_BETA:.3f}, got {self.beta1:g} and '
+                f"{self.beta2:g}: a slower moment rounds back to what it was and never falls. Lower it (V3: 0.9 and 0.95), or "
+                "keep fp32"
+            )
+        if self.schedule == "wsd" and self.wsd.decay == "exponential" and self.final_share == 0:
+            raise ValueError('an exponential decay never reaches final_share = 0; raise it, or set wsd.decay = "linear"')
+        return self
+
+    def decay_from(self, num_steps: int) -> int:
+        """The step from which the rate falls, unless it is constant."""
+        shares = {"v3": self.v3.decay_from, "wsd": self.wsd.decay_from}
+        return round(shares[self.schedule] * num_steps) if self.schedule in shares else self.warmup_steps
 
 
 class CheckpointConfig(Config):

@@ -26,6 +26,10 @@ class StageConfig(BudgetConfig):
     num_steps: Count
     checkpoint: CheckpointConfig = CheckpointConfig()
 
+    def work(self, step: int) -> float:
+        """How much a step has to do, beside other steps of the stage: what times and costs to come are in proportion to."""
+        return 1.0
+
     def reads(self) -> list[str]:
         """Stages whose artefacts this one reads besides the model it starts from."""
         return []
@@ -38,6 +42,16 @@ class TrainConfig(StageConfig):
     max_microbatch_tokens: Count = 8192
     """Tokens, padding included, in one forward pass."""
     recompute_activations: bool = False
+
+    @model_validator(mode="after")
+    def _warm_up_ends_before_the_decay(self) -> "TrainConfig":
+        decay_from = self.optim.decay_from(self.num_steps)
+        if self.optim.warmup_steps > decay_from:
+            raise ValueError(
+                f"optim.warmup_steps ({self.optim.warmup_steps}) must end before schedule {self.optim.schedule!r} falls, at "
+                f"step {decay_from} of {self.num_steps}; lower it, or raise optim.{self.optim.schedule}.decay_from"
+            )
+        return self
 
 
 class ExpertsConfig(Config):
@@ -66,6 +80,7 @@ class CorpusStageConfig(TrainConfig):
     tasks: Annotated[list[TaskConfig], Field(min_length=1)]
     styles: StyleConfig = StyleConfig()
     batch_documents: Count = 64
+    """Of a step: documents, or windows of a corpus."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     eval: EvalConfig | None = None
     max_completion_tokens: Count = 256
@@ -76,15 +91,36 @@ class CorpusStageConfig(TrainConfig):
     mtp: MtpConfig = MtpConfig()
     """For models with multi-token prediction."""
 
+    def documents(self, step: int) -> int:
+        """What a step takes: documents, or windows of a corpus."""
+        return self.batch_documents
+
+
+class BatchRampConfig(Config):
+    """Steps that grow evenly, from `start` documents to `batch_documents` at step `steps`. V3: 3,072 to 15,360 sequences."""
+
+    start: Count
+    """Documents of the first step."""
+    steps: Count
+    """The step, from 0, that is the first of full size."""
+
 
 class PretrainConfig(CorpusStageConfig):
     kind: Literal["pretrain"]
     tasks: list[TaskConfig] = []
     corpus: list[str] = []
-    """Instead of tasks: built corpora (`farthing data build`), JSONL or text files. A step takes `batch_documents` windows of
-    at most model.shape.max_positions tokens; `test_share` of the documents, by their content, is held out."""
+    """Instead of tasks: built corpora (`farthing data build`), JSONL or text files. A step takes `batch_documents` windows,
+    each packed with whole documents; `test_share` of the documents, by their content, is held out."""
+    window_tokens: Annotated[int, Field(ge=2)] | None = None
+    """Of a corpus: most tokens of a window; left out, the model's max_positions. A longer document is parted."""
+    batch_ramp: BatchRampConfig | None = None
+    """Smaller steps at first: `{ start, steps }`."""
+    fim_rate: Share = 0.0
+    """Of a corpus: share of the training documents that become fill-in-the-middle, prefix, suffix, middle; V3: 0.1."""
     held_out_documents: Count = 256
-    """Of a corpus: for the loss in bits per byte at the end."""
+    """Of a corpus: for the loss in bits per byte, at the end and every `held_out_every` steps."""
+    held_out_every: Annotated[int, Field(ge=0)] = 0
+    """Of a corpus: steps between evaluations of the held-out loss; 0: only at the end."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "PretrainConfig":
@@ -92,7 +128,29 @@ class PretrainConfig(CorpusStageConfig):
             raise ValueError("a pretrain stage has either `tasks` or `corpus`")
         if self.corpus and self.eval is not None:
             raise ValueError("`eval` asks problems of tasks; with `corpus` the held-out loss is the measure. Leave it out")
+        alone = {"window_tokens": self.window_tokens, "fim_rate": self.fim_rate, "held_out_every": self.held_out_every}
+        if self.tasks and (wrong := [name for name, value in alone.items() if value]):
+            raise ValueError(f"{', '.join(wrong)} belongs to a `corpus`, and this stage has `tasks`. Leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _ramp_fits(self) -> "PretrainConfig":
+        ramp = self.batch_ramp
+        if ramp is not None and (ramp.start >= self.batch_documents or ramp.steps > self.num_steps):
+            raise ValueError(
+                f"batch_ramp.start ({ramp.start}) must be below batch_documents ({self.batch_documents}), which it grows to, "
+                f"and batch_ramp.steps ({ramp.steps}) at most num_steps ({self.num_steps})"
+            )
+        return self
+
+    def documents(self, step: int) -> int:
+        ramp = self.batch_ramp
+        if ramp is None or step >= ramp.steps:
+            return self.batch_documents
+        return ramp.start + (self.batch_documents - ramp.start) * step // ramp.steps
+
+    def work(self, step: int) -> float:
+        return float(self.documents(step))
 
 
 class SftConfig(CorpusStageConfig):

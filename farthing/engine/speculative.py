@@ -21,7 +21,7 @@ from torch import Tensor
 from farthing.data.batches import ROUND_TOKENS, round_up
 from farthing.engine.cache import KVCache, Prefill
 from farthing.engine.engine import Completion, StopReason
-from farthing.engine.sampler import Sampled, SamplingParams, sample
+from farthing.engine.sampler import SamplingParams, sample
 from farthing.errors import ModelError, RecipeError
 from farthing.models.decoder import Decoder
 from farthing.models.mla import LatentAttention
@@ -45,7 +45,7 @@ class DraftCache(KVCache):
 
     def begin_pass(self, positions_ST: Tensor) -> None:
         """Sets where the tokens of each sequence go; each sees those up to its own place."""
-        self.places_ST = positions_ST
+        self.places_ST, self.rows_S1 = positions_ST, torch.arange(len(positions_ST), device=positions_ST.device)[:, None]
         longest = round_up(int(positions_ST.max()) + 1, ROUND_TOKENS)
         hidden = torch.arange(min(longest, self.num_positions), device=positions_ST.device) > positions_ST[:, :, None]
         self.mask_STP = torch.zeros(hidden.shape, dtype=self.kv.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
@@ -54,7 +54,7 @@ class DraftCache(KVCache):
         """As `KVCache.attend_latent`, for T tokens: [S, T, N, V]."""
         S, T, N = q_STNH.shape[:3]
         latents = self.kv[mla.layer, 0, :, 0]
-        latents[torch.arange(S, device=q_STNH.device)[:, None], self.places_ST] = latent_STL
+        latents[self.rows_S1, self.places_ST] = latent_STL
         seen = latents[:S, : self.mask_STP.shape[-1]]
         scores = torch.matmul(mla.absorb(q_STNH.flatten(0, 1)).view(S, T * N, -1), seen.transpose(1, 2)).view(S, T, N, -1)
         weights = (scores + self.mask_STP[:, :, None]).float().softmax(dim=-1).to(scores.dtype)
@@ -96,6 +96,8 @@ class _Drafting:
         self.device = model.embed.weight.device
         self.prompts = prompts
         self.seeds_S = torch.tensor(seeds, device=self.device)
+        self.slots = torch.arange(len(seeds), device=self.device)
+        self.next_two = torch.tensor([[1, 2]], device=self.device)
         self.sampled: list[list[tuple[int, float, float]]] = [[] for _ in seeds]
         self.reasons: list[StopReason | None] = [None] * len(seeds)
         self.speculation = Speculation()
@@ -105,32 +107,24 @@ class _Drafting:
 
     def run(self) -> list[Completion]:
         hidden_SD, ends_S = self._prefill()
-        slots = torch.arange(len(self.seeds), device=self.device)
-        num_S = torch.zeros_like(slots)
-        last = self._draw(self.model.logits(hidden_SD), num_S)
-        self._take(last, [True] * len(self.seeds))
-        num_S = num_S + 1
-        draft_S = self._draft(hidden_SD[:, None], last.tokens_B[:, None], ends_S[:, None], torch.zeros_like(slots), num_S)
-        last_S = last.tokens_B
+        counts_S = torch.zeros_like(ends_S)
+        last_S = self._draw(self.model.logits(hidden_SD)[:, None], counts_S[:, None], None)[:, 0]
+        counts_S, at_S = counts_S + 1, torch.zeros_like(ends_S)
+        self.cache.begin_pass(ends_S[:, None])
+        draft_S = self._draft(hidden_SD[:, None], last_S[:, None], ends_S[:, None], at_S, counts_S)
         while not all(self.reasons):
-            positions_S2 = torch.stack((ends_S + 1, ends_S + 2), dim=1)
+            positions_S2 = ends_S[:, None] + self.next_two
             self.cache.begin_pass(positions_S2)
             hidden_S2D = self.model(torch.stack((last_S, draft_S), dim=1), positions_S2, self.cache)
-            logits_S2V = self.model.logits(hidden_S2D)
-            first, second = self._draw(logits_S2V[:, 0], num_S), self._draw(logits_S2V[:, 1], num_S + 1)
-            foreseen_S = first.tokens_B == draft_S
-            is_alive = [reason is None for reason in self.reasons]
-            self._take(first, is_alive)
-            self.speculation.num_drafted += sum(is_alive)
-            self.speculation.num_accepted += sum(f and a for f, a in zip(foreseen_S.tolist(), is_alive, strict=True))
-            self._take(second, [f and r is None for f, r in zip(foreseen_S.tolist(), self.reasons, strict=True)])
+            next_S2 = self._draw(self.model.logits(hidden_S2D), counts_S[:, None] + self.next_two - 1, draft_S)
+            # where the draft is what was drawn, the second token was drawn from the right distribution and counts
+            at_S = (next_S2[:, 0] == draft_S).long()
             # one that has ended stays where it is: its passes are thrown away, and must not run out of the cache
             going_S = torch.tensor([reason is None for reason in self.reasons], device=self.device)
-            step_S = foreseen_S.long()
-            next_S2 = torch.stack((first.tokens_B, second.tokens_B), dim=1)
-            drafted_S = self._draft(hidden_S2D, next_S2, positions_S2, step_S, num_S + 1 + step_S)
-            draft_S, last_S = draft_S.where(~going_S, drafted_S), last_S.where(~going_S, next_S2[slots, step_S])
-            ends_S, num_S = ends_S + (1 + step_S) * going_S, num_S + (1 + step_S) * going_S
+            drafted_S = self._draft(hidden_S2D, next_S2, positions_S2, at_S, counts_S + 1 + at_S)
+            draft_S, last_S = draft_S.where(~going_S, drafted_S), last_S.where(~going_S, next_S2[self.slots, at_S])
+            steps_S = (1 + at_S) * going_S
+            ends_S, counts_S = ends_S + steps_S, counts_S + steps_S
         return [self._completion(i) for i in range(len(self.seeds))]
 
     def _prefill(self) -> tuple[Tensor, Tensor]:
@@ -149,22 +143,36 @@ class _Drafting:
         return hidden_STD[torch.arange(len(lengths), device=self.device), ends_S], ends_S
 
     def _draft(self, hidden_STD: Tensor, next_ST: Tensor, positions_ST: Tensor, at_S: Tensor, counters_S: Tensor) -> Tensor:
-        """Runs the module over what the pass found; the token that it foresees behind place `at_S` of each sequence."""
-        self.cache.begin_pass(positions_ST)
+        """Runs the module over what the pass found, at the same places; the token it foresees behind place `at_S` of each."""
         ahead_STD = self.model.look_ahead(0, hidden_STD, next_ST, positions_ST, self.cache)
-        rows = torch.arange(len(at_S), device=self.device)
-        return self._draw(self.model.logits(ahead_STD[rows, at_S]), counters_S).tokens_B
+        return sample(self.model.logits(ahead_STD[self.slots, at_S]), self.params, self.seeds_S, counters_S).tokens_B
 
-    def _draw(self, logits_SV: Tensor, counters_S: Tensor) -> Sampled:
-        return sample(logits_SV, self.params, self.seeds_S, counters_S)
+    def _draw(self, logits_STV: Tensor, counters_ST: Tensor, draft_S: Tensor | None) -> Tensor:
+        """Draws the next token at every place, keeps those that count -> all of them, [S, T].
 
-    def _take(self, sampled: Sampled, wanted: Sequence[bool]) -> None:
-        """Appends a token to the sequences that want one, and says which of them it ended."""
-        for i, is_wanted in enumerate(wanted):
-            if is_wanted:
-                token = int(sampled.tokens_B[i])
-                self.sampled[i].append((token, float(sampled.logprobs_B[i]), float(sampled.kept_mass_B[i])))
-                self.reasons[i] = self._ended(i, token)
+        The first place counts; the second where the first drew the draft that it stands on.
+        """
+        size = counters_ST.shape
+        seeds = self.seeds_S[:, None].expand(size).flatten()
+        sampled = sample(logits_STV.flatten(0, 1), self.params, seeds, counters_ST.flatten())
+        drawn = list(zip(*(column.tolist() for column in sampled), strict=True))
+        drafts = [None] * size[0] if draft_S is None else draft_S.tolist()
+        for i, draft in enumerate(drafts):
+            if self.reasons[i] is not None:
+                continue
+            first = drawn[i * size[1]]
+            self._take(i, first)
+            if draft is not None:
+                self.speculation.num_drafted += 1
+                if first[0] == draft:
+                    self.speculation.num_accepted += 1
+                    if self.reasons[i] is None:
+                        self._take(i, drawn[i * size[1] + 1])
+        return sampled.tokens_B.view(size)
+
+    def _take(self, i: int, drawn: tuple[int, float, float]) -> None:
+        self.sampled[i].append(drawn)
+        self.reasons[i] = self._ended(i, drawn[0])
 
     def _ended(self, i: int, token: int) -> StopReason | None:
         if token == self.tokenizer.eos_id and not self.params.ignore_eos:
@@ -180,7 +188,7 @@ class _Drafting:
         reason = self.reasons[i]
         assert reason is not None, "run ends when all have one"
         return Completion(
-            tokens=[int(t) for t in tokens],
+            tokens=tokens,
             logprobs=logprobs,
             kept_mass=kept_mass,
             stop_reason=reason,

@@ -97,6 +97,10 @@ class Router(nn.Module):
         return self
 
 
+FEW_ELEMENTS = 1 << 19
+"""Expert weights that a decode step copies at most: 2 MiB in fp32, which stay in a core's cache."""
+
+
 class Experts(nn.Module):
     """SwiGLU of every routed expert: `gate_up` [E, gate F | up F, D], `down` [E, D, F]."""
 
@@ -109,6 +113,17 @@ class Experts(nn.Module):
         """Rows sorted by expert, `counts[e]` of expert e -> the same rows transformed."""
         hidden_MF = swiglu(_GroupedLinear.apply(sorted_MD, self.gate_up, counts))  # type: ignore[no-untyped-call]
         return _GroupedLinear.apply(hidden_MF, self.down, counts)  # type: ignore[no-any-return,no-untyped-call]
+
+    def for_few(self, x_ND: Tensor, chosen_NK: Tensor) -> Tensor:
+        """[N, K, D], without sorting: every choice's weights are copied side by side, and multiplied in one call."""
+        experts_M, repeats = chosen_NK.flatten(), chosen_NK.shape[1]
+        x_M1D = x_ND[:, None].expand(-1, repeats, -1).reshape(len(experts_M), 1, -1)
+        hidden_M1F = swiglu(torch.bmm(x_M1D, self.gate_up[experts_M].transpose(1, 2)))
+        return torch.bmm(hidden_M1F, self.down[experts_M].transpose(1, 2)).view(*chosen_NK.shape, -1)
+
+    def are_few(self, num_choices: int) -> bool:
+        """Whether copying weights is cheaper than a product for each expert: few choices, small experts, no gradient."""
+        return num_choices * self.gate_up[0].numel() <= FEW_ELEMENTS and not torch.is_grad_enabled()
 
 
 class MoeFFN(nn.Module):
@@ -125,15 +140,24 @@ class MoeFFN(nn.Module):
         chosen_NK, gates_NK, scores_NE = self.router(x_ND)
         if routing is not None:
             routing.record(self.layer, scores_NE, chosen_NK)
+        back_NKD = (
+            self.experts.for_few(x_ND, chosen_NK)
+            if self.experts.are_few(chosen_NK.numel())
+            else self._by_expert(x_ND, chosen_NK)
+        )
+        out_ND = torch.bmm(gates_NK[:, None].to(x_ND.dtype), back_NKD).squeeze(1)
+        shared_ND: Tensor = self.shared(x_ND)
+        return (out_ND + shared_ND).view_as(x_BTD)
+
+    def _by_expert(self, x_ND: Tensor, chosen_NK: Tensor) -> Tensor:
+        """[N, K, D]: each expert takes all of its tokens in one product."""
         experts_M = chosen_NK.flatten()
         order_M = experts_M.argsort(stable=True)
         inverse_M = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(len(order_M), device=order_M.device))
         counts = torch.bincount(experts_M, minlength=self.moe.num_experts).tolist()
         sorted_MD = _Spread.apply(x_ND, order_M, inverse_M, self.moe.experts_per_token)  # type: ignore[no-untyped-call]
-        back_MD = _Spread.apply(self.experts(sorted_MD, counts), inverse_M, order_M, 1)  # type: ignore[no-untyped-call]
-        out_ND = torch.bmm(gates_NK[:, None].to(x_ND.dtype), back_MD.view(*chosen_NK.shape, -1)).squeeze(1)
-        shared_ND: Tensor = self.shared(x_ND)
-        return (out_ND + shared_ND).view_as(x_BTD)
+        back_MD: Tensor = _Spread.apply(self.experts(sorted_MD, counts), inverse_M, order_M, 1)  # type: ignore[no-untyped-call]
+        return back_MD.view(*chosen_NK.shape, -1)
 
 
 class _Spread(torch.autograd.Function):

@@ -12,8 +12,9 @@ from farthing.config import CorpusStageConfig, PretrainConfig
 from farthing.data.batches import Microbatch, Row, microbatches, padding_share
 from farthing.data.corpus import Corpus
 from farthing.data.documents import DocumentStream, tokenise
+from farthing.data.fim import fill_in_middle
 from farthing.engine.engine import Engine
-from farthing.errors import DataError, TrainingDiverged
+from farthing.errors import DataError, RecipeError, TrainingDiverged
 from farthing.files import append_line
 from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
@@ -41,13 +42,16 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
         parts: dict[str, Stateful] = {"optimizer": optimizer, "stream": stream}
         first = stage.resume(parts)
 
+    bits = None
+    # documents of a corpus share no prompt worth sharing: as rows of their own they take the faster way through attention
+    share_prompts = model.shape.moe is None and not isinstance(stream, DocumentStream)
     for step in run.steps(config.num_steps, first):
-        score = None
+        score = bits = None
         with run.phase("update") as spent:
-            rows = corpus.take(config.batch_documents)
+            rows = corpus.take(config.documents(step))
             require_fit(rows, model.shape.max_positions)
             learning_rate = stage.learning_rate(step)
-            batches = microbatches(rows, config.max_microbatch_tokens, share_prompts=model.shape.moe is None)
+            batches = microbatches(rows, config.max_microbatch_tokens, share_prompts)
             padding = padding_share(batches)
             weights = Weights.at(step, config.num_steps, model, config.mtp, config.experts)
             tally, grad_norm = update(model, optimizer, batches, learning_rate, weights)
@@ -61,14 +65,15 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
         run.log(train_tokens_per_s=num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
         if config.eval is not None and is_due(step, config.eval.every):
             score = stage.quick_eval(engine, problems, config.eval)
+        if isinstance(stream, DocumentStream) and is_held_out_due(step, config):
+            bits = held_out_bits(stage, stream)
+            run.log(held_out_bits_per_byte=bits)
         stage.checkpoint(step, parts, score)
 
     after = {} if config.eval is None else {"after": stage.evaluate_once("after", engine, problems, config.eval)}
     metrics = {"documents": float(stream.cursor)}
-    if isinstance(stream, DocumentStream) and isinstance(config, PretrainConfig):
-        with run.phase("eval"):
-            rows, num_bytes = stream.held_out(config.held_out_documents)
-            metrics["held_out_bits_per_byte"] = bits_per_byte(model, rows, num_bytes, config.max_microbatch_tokens)
+    if isinstance(stream, DocumentStream):
+        metrics["held_out_bits_per_byte"] = held_out_bits(stage, stream) if bits is None else bits
     stage.finish(after, metrics)
 
 
@@ -78,9 +83,7 @@ def open_corpus(
     """Where rows come from, what of it a checkpoint keeps, and the problems to evaluate on."""
     run, config = stage.run, stage.config
     if isinstance(config, PretrainConfig) and config.corpus:
-        folder = run.dir / "corpus" / stage.name
-        tokenise([Path(p) for p in config.corpus], stage.renderer.tokenizer, folder, run.info["inputs"])
-        documents = DocumentStream(folder, stage.model.shape.max_positions, stage.seed, config.test_share)
+        documents = open_documents(stage, config)
         return documents, documents, []
     stream = ProblemStream(config.tasks, stage.seed, config.test_share)
     for note in stream.notes():
@@ -88,13 +91,46 @@ def open_corpus(
     return Corpus(stream, stage.renderer, config.styles), stream, held_out(stream, config.eval)
 
 
+def open_documents(stage: Stage[CorpusStageConfig], config: PretrainConfig) -> DocumentStream:
+    """The corpus as tokens, in the run directory; made on the first attempt, which with a large corpus takes its time."""
+    window = window_tokens(config, stage.model.shape.max_positions)
+    folder, tokenizer = stage.run.dir / "corpus" / stage.name, stage.renderer.tokenizer
+    fim = fill_in_middle(config.fim_rate, stage.seed, tokenizer)
+    paths = [Path(p) for p in config.corpus]
+    tokenise(paths, tokenizer, folder, stage.run.info["inputs"], config.test_share, fim)
+    return DocumentStream(folder, window, stage.seed, config.test_share)
+
+
+def window_tokens(config: PretrainConfig, max_positions: int) -> int:
+    """Of a corpus: what the recipe says, or all that the model has. RecipeError where that is not as much."""
+    window = config.window_tokens or max_positions
+    if window > max_positions:
+        raise RecipeError(
+            f"window_tokens is {window} and the model has {max_positions} positions; "
+            "lower it, or raise model.shape.max_positions"
+        )
+    return window
+
+
+def is_held_out_due(step: int, config: CorpusStageConfig) -> bool:
+    return isinstance(config, PretrainConfig) and is_due(step, config.held_out_every)
+
+
+def held_out_bits(stage: Stage[CorpusStageConfig], documents: DocumentStream) -> float:
+    """Bits per byte of the held-out documents, on the clock."""
+    config, model = stage.config, stage.model
+    assert isinstance(config, PretrainConfig)
+    with stage.run.phase("eval"):
+        rows, num_bytes = documents.held_out(config.held_out_documents)
+        batches = microbatches(rows, config.max_microbatch_tokens, share_prompts=False)
+        stage.run.count(tokens_in=sum(b.num_tokens for b in batches), model_flops=training_flops(model, batches) // 3)
+        return bits_per_byte(model, batches, num_bytes)
+
+
 @torch.no_grad()
-def bits_per_byte(model: Decoder, rows: list[Row], num_bytes: int, max_tokens: int) -> float:
-    """Bits the model needs for `rows`, end of text included, for each of their `num_bytes` bytes of text."""
-    nats = 0.0
-    for batch in microbatches(rows, max_tokens):
-        logprobs_BT, _ = completion_logprobs(model, batch)
-        nats += float(cross_entropy(logprobs_BT, 1))
+def bits_per_byte(model: Decoder, batches: list[Microbatch], num_bytes: int) -> float:
+    """Bits the model needs for the loss tokens of `batches`, end of text included, for each of `num_bytes` bytes of text."""
+    nats = sum(float(cross_entropy(completion_logprobs(model, batch)[0], 1)) for batch in batches)
     return nats / math.log(2) / num_bytes
 
 

@@ -71,6 +71,7 @@ class Stage(Generic[ConfigT]):
             eps=o.eps,
             weight_decay=o.weight_decay,
             clip_norm=o.clip_norm,
+            moments=o.moments,
         )
 
     @property
@@ -80,15 +81,7 @@ class Stage(Generic[ConfigT]):
         return optim
 
     def learning_rate(self, step: int) -> float:
-        o = self._optim
-        return learning_rate(
-            step,
-            peak=o.learning_rate,
-            num_steps=self.config.num_steps,
-            warmup_steps=o.warmup_steps,
-            schedule=o.schedule,
-            final=o.final_share,
-        )
+        return learning_rate(step, self.config.num_steps, self._optim)
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
         """Loads the newest whole checkpoint into `parts` -> the first step to run; opens the attempt on the ledger."""

@@ -108,7 +108,7 @@ def tokenizer(
     max_mb: Annotated[float, typer.Option(help="Learn from at most so many megabytes.")] = 1000.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a byte-level BPE tokenizer: digits one by one, tokens for <think>, <answer>, roles and end of text.
+    """Train a byte-level BPE tokenizer: digits one by one; tokens for <think>, <answer>, roles, filling in, end of text.
 
     [bold]Example[/bold]   farthing data tokenizer corpora/mine --out tok --vocab-size 16000
     """

@@ -16,6 +16,9 @@ def generate(
     top_p: Annotated[float, typer.Option()] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1)] = 128,
     seed: Annotated[int, typer.Option()] = 0,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The prompt as it stands, special tokens and all, without template.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Complete a prompt with a model.
@@ -24,11 +27,12 @@ def generate(
 
       farthing generate runs/r1-zero-tiny-s0 'a47b5c8?' --samples 4
       echo 'What is 2 + 2?' | farthing generate ./SmolLM2 - --temperature 0
+      farthing generate runs/base-s0 --raw '<|endoftext|><|fim_begin|>once upon<|fim_hole|>there was<|fim_end|>'
     """
     from farthing.inference import complete
 
     text = sys.stdin.read().strip() if prompt == "-" else prompt
-    completions = complete(model, text, samples, temperature, top_p, max_tokens, seed)
+    completions = complete(model, text, samples, temperature, top_p, max_tokens, seed, raw)
     if as_json:
         print_json({"prompt": text, "completions": completions})
         return

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from farthing.errors import DataError
-from farthing.tokenizer import END_OF_TEXT, MIN_VOCAB, ROLES, TAGS, Tokenizer
+from farthing.tokenizer import END_OF_TEXT, FIM, MIN_VOCAB, ROLES, TAGS, Tokenizer
 
 CORPUS = Path(__file__).parent / "human_text.jsonl.xz"
 
@@ -56,12 +56,11 @@ def test_digits_one_by_one_and_words_whole(bpe: Tokenizer) -> None:
 
 
 def test_special_tokens_are_single_and_powerless_inside_documents(bpe: Tokenizer) -> None:
-    for special in (*TAGS, *ROLES, END_OF_TEXT):
+    for special in (*TAGS, *ROLES, *FIM, END_OF_TEXT):
         assert len(bpe.encode(special)) == 1
-    [hostile] = bpe.encode_documents([f"a{END_OF_TEXT}b<|user|>c"])
-    assert bpe.eos_id not in hostile
-    assert bpe.backend.token_to_id("<|user|>") not in hostile
-    assert bpe.decode(hostile) == f"a{END_OF_TEXT}b<|user|>c"
+    [hostile] = bpe.encode_documents([f"a{END_OF_TEXT}b<|user|>c<|fim_hole|>"])
+    assert not {bpe.eos_id, *(bpe.backend.token_to_id(token) for token in (*ROLES, *FIM))} & {*hostile}
+    assert bpe.decode(hostile) == f"a{END_OF_TEXT}b<|user|>c<|fim_hole|>"
     assert bpe.encode_documents(["a <think>1</think>"]) == [bpe.encode("a <think>1</think>")]
 
 

@@ -92,7 +92,7 @@ def test_pretraining_on_a_corpus_learns_resumes_and_minds_its_input(built: Path)
     whole = farthing_json("show", built / "whole")
     bits = whole["stages"][0]["metrics"]["held_out_bits_per_byte"]
     assert 0 < bits < 8
-    assert whole["stages"][0]["metrics"]["documents"] == 48
+    assert whole["stages"][0]["metrics"]["documents"] >= 48  # of 48 windows each has one or more
     losses = [json.loads(line)["loss"] for line in (built / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert str(built / "corpus" / "manifest.json") in json.loads((built / "whole" / "run.json").read_text())["inputs"]

@@ -42,6 +42,9 @@ def test_its_dry_run_counts_and_prices_without_allocating(shape: ModelShape) -> 
     )
     assert forecast.cache_bytes_per_token == 70_272
     assert forecast.cache_share < 0.02
+    words = "15,360 windows a step, 3,072 at first and more for 12,426 steps, in microbatches of at most 4,096 tokens; "
+    assert forecast.stages[0].arithmetic.startswith(f"{words}240,211 steps")
+    assert forecast.stages[0].arithmetic.endswith("windows of at most 4,096 tokens = at most 14.80T tokens")
     device_hours = forecast.seconds * 2048 / 3600
     assert 2e6 < device_hours < 4e6, "DeepSeek reports 2.664M; 30% of bf16 peak is assumed"
 
