@@ -13,8 +13,8 @@ from farthing.checkpoint import load_state
 from farthing.config import PretrainConfig, Recipe, StageConfig, load_recipe
 from farthing.errors import RecipeError
 from farthing.live import PlainLines
-from farthing.pipeline import check_tasks, run_recipe
 from farthing.panels import main_panels
+from farthing.pipeline import check_tasks, run_recipe
 from farthing.plot import plot_run
 from farthing.run import Metrics
 from farthing.tokenizer import Tokenizer
