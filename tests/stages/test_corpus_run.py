@@ -12,9 +12,9 @@ from farthing.artefact import open_artefact
 from farthing.checkpoint import load_state
 from farthing.config import PretrainConfig, Recipe, StageConfig, load_recipe
 from farthing.errors import RecipeError
+from farthing.inputs import check_inputs
 from farthing.live import PlainLines
 from farthing.panels import main_panels
-from farthing.inputs import check_inputs
 from farthing.pipeline import run_recipe
 from farthing.plot import plot_run
 from farthing.run import Metrics
