@@ -158,8 +158,6 @@ def test_what_is_wrong_with_reward_models_and_prompts_is_said(copied: Path, tmp_
     assert "that stage learns harmlessness; name a reward_model stage" in wrong
     theirs = refused(copied, again, "r1.helpfulness.reward_model=base")
     assert "needs the reward_model of 'base', and that leaves its model" in theirs
-        copied, again, "r1.helpfulness.reward_model=base"
-    )
     long = refused(copied, again, "r1.max_completion_tokens=180")
     assert "plus max_completion_tokens = 180 exceeds the 192 positions of the model" in long
     file = copied / "stages" / "rm_helpful" / "model" / "model.safetensors"
