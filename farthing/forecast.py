@@ -13,10 +13,12 @@ from typing import Any
 
 from rich.console import Console
 
+from farthing.bought import priced, rates
 from farthing.budget import Budget, Spent
 from farthing.config import (
     AlignConfig,
     AskingStage,
+    CollectConfig,
     CorpusStageConfig,
     DistillConfig,
     EvaluateConfig,
@@ -24,6 +26,7 @@ from farthing.config import (
     PretrainConfig,
     Recipe,
     RewardModelConfig,
+    SftConfig,
     StageConfig,
     TrainConfig,
 )
@@ -31,11 +34,10 @@ from farthing.config.graph import SOURCE
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
-from farthing.rerun import Action, plan_stages
+from farthing.rerun import TO_RUN, Action, plan_stages
 from farthing.sources import stage_shape
 
 GIB = 1 << 30
-TO_RUN = ("run", "resume", "again")
 WORDS: dict[Action, str] = {
     "keep": "done, and kept",
     "run": "",
@@ -44,6 +46,8 @@ WORDS: dict[Action, str] = {
     "leave": "left out",
 }
 """Before the cost of a stage."""
+INSTRUCTION_TOKENS = 200
+"""About what a helper is told before and after the question and the completion."""
 SIZES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 
 
@@ -127,7 +131,7 @@ def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "")
     for name, config in recipe.stages.items():
         here, teacher = speeds_of(recipe, name, speed)
         seconds = stage_seconds(config, here, teacher)
-        usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour)
+        usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour) + bought_usd(config, speed)
         memory = memory_bytes(config, here, teacher) / GIB
         action, why = planned[name].action, planned[name].why
         words = arithmetic(config, speed.document_tokens)
@@ -201,18 +205,22 @@ def arithmetic(config: StageConfig, document_tokens: float) -> str:
             f"{rows} a step in microbatches of at most {config.max_microbatch_tokens:,} tokens; {config.num_steps:,} "
             f"steps{passes}"
         )
+    if isinstance(config, CollectConfig):
+        return collecting_in_words(config)
     if isinstance(config, EvaluateConfig):
         asked = " + ".join(f"{s.num_problems:,} x {s.samples} of {name}" for name, s in config.suites.items())
         return f"{len(config.models)} models, each {asked} completions"
     assert isinstance(config, CorpusStageConfig)
-    is_corpus = isinstance(config, PretrainConfig) and config.corpus
-    what, each = ("windows", "at most") if is_corpus else ("documents", "about")
+    is_corpus, is_data = isinstance(config, PretrainConfig) and config.corpus, isinstance(config, SftConfig) and config.data
+    what, each = ("windows", "at most") if is_corpus else ("samples" if is_data else "documents", "about")
     ramp = config.batch_ramp if isinstance(config, PretrainConfig) else None
     grows = f", {ramp.start:,} at first and more for {ramp.steps:,} steps," if ramp else ""
     total = num_documents(config)
+    epochs = config.epochs if isinstance(config, SftConfig) else 0
+    fewer = f" (fewer where {epochs:g} passes over the data take fewer)" if epochs else ""
     return (
         f"{config.batch_documents:,} {what} a step{grows} in microbatches of at most {config.max_microbatch_tokens:,} "
-        f"tokens; {config.num_steps:,} steps = {total:,} {what} of {each} {document_tokens:,.0f} tokens = {each} "
+        f"tokens; {config.num_steps:,} steps{fewer} = {total:,} {what} of {each} {document_tokens:,.0f} tokens = {each} "
         f"{in_short(total * document_tokens)} tokens"
     )
 
@@ -222,6 +230,40 @@ def _joining(config: GrpoConfig) -> str:
         return ""
     shares = " and ".join(f"{prompts.share:.0%} {kind}" for kind, prompts in config.prompts.items())
     return f"; from step {config.first_preference_step + 1:,} on {shares} prompts, scored by reward models"
+
+
+def collecting_in_words(config: CollectConfig) -> str:
+    rollouts = config.num_prompts * config.group_size
+    asked = "".join(
+        f"; the {role} is asked at most {count:,} times, for {config.helpers[role].max_tokens:,} tokens each"
+        for role, count in num_asked(config).items()
+    )
+    return (
+        f"{config.num_prompts} prompts x {config.group_size} completions = {rollouts:,} a step, up to "
+        f"{config.max_completion_tokens:,} tokens each; at most {config.num_steps:,} steps = {config.num_steps * rollouts:,} "
+        f"completions, of which at most {config.most_samples:,} samples are made{asked}"
+    )
+
+
+def num_asked(config: CollectConfig) -> dict[str, int]:
+    """Role -> requests, if every completion passed every filter before."""
+    prompts = config.num_steps * config.num_prompts
+    each = {"teacher": min(config.group_size, config.keep_per_problem), "judge": config.group_size}
+    return {role: prompts * each[role] * asked.times for role, asked in config.helpers.items()}
+
+
+def bought_usd(config: StageConfig, speed: Speed) -> Decimal:
+    """Of tokens bought, at most; PriceError where they have no price. What a request says is counted in our own tokens."""
+    usd = Decimal(0)
+    if not isinstance(config, CollectConfig):
+        return usd
+    for role, count in num_asked(config).items():
+        asked = config.helpers[role]
+        if asked.endpoint is not None:
+            into, out = rates(asked.endpoint, priced(asked.endpoint))
+            tokens_in = int(speed.prompt_tokens) + config.max_completion_tokens + INSTRUCTION_TOKENS
+            usd += count * (tokens_in * into.usd_per_unit + asked.max_tokens * out.usd_per_unit)
+    return usd
 
 
 def num_documents(config: CorpusStageConfig) -> int:
@@ -242,6 +284,11 @@ def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = Non
         return len(config.models) * tokens / speed.sampled_per_s
     if isinstance(config, RewardModelConfig):
         return _reward_model_seconds(config, speed)
+    if isinstance(config, CollectConfig):
+        sampled = config.num_steps * config.num_prompts * config.group_size * config.max_completion_tokens
+        local = {role: n for role, n in num_asked(config).items() if config.helpers[role].endpoint is None}
+        sampled += sum(count * config.helpers[role].max_tokens for role, count in local.items())
+        return sampled / speed.sampled_per_s
     assert isinstance(config, AskingStage)
     prompt, length = speed.prompt_tokens, config.max_completion_tokens
     if isinstance(config, GrpoConfig):
@@ -293,8 +340,11 @@ def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None
     With fp8 every parameter is counted as if it had a rounded copy; embedding and head have none.
     """
     shape: ModelShape = speed.shape
-    if isinstance(config, EvaluateConfig):
-        longest = max(s.max_completion_tokens for s in config.suites.values()) + speed.prompt_tokens
+    if isinstance(config, EvaluateConfig | CollectConfig):
+        lengths = [
+            s.max_completion_tokens for s in (config.suites.values() if isinstance(config, EvaluateConfig) else [config])
+        ]
+        longest = max(lengths) + speed.prompt_tokens
         cache = config.num_slots * longest * shape.cache_bytes_per_token(speed.bytes_per_weight)
         return shape.num_params() * (speed.bytes_per_weight + speed.rounded_bytes_per_weight) + cache
     assert isinstance(config, TrainConfig)

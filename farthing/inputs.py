@@ -6,6 +6,7 @@ A typo in the last stage must not be found after hours of the first, and a file 
 from pathlib import Path
 
 from farthing.attempt import file_sha256
+from farthing.bought import priced
 from farthing.config import (
     AlignConfig,
     AskingStage,
@@ -15,6 +16,7 @@ from farthing.config import (
     PreferenceSource,
     PretrainConfig,
     Recipe,
+    RejectionSamplingConfig,
     RewardModelConfig,
     SftConfig,
     StageConfig,
@@ -22,8 +24,10 @@ from farthing.config import (
 )
 from farthing.data.corpora import corpus_digests
 from farthing.data.preferences import load_examples
+from farthing.endpoint import read_key
 from farthing.errors import DataError, RecipeError
 from farthing.models.reward import load_reward_model
+from farthing.rerun import TO_RUN, Planned
 from farthing.stages.pretrain import window_tokens
 from farthing.tasks.spec import parse_spec
 from farthing.tasks.stream import ProblemStream
@@ -37,6 +41,8 @@ def check_inputs(recipe: Recipe) -> None:
             _check_preferences(config, recipe.seed)
         if isinstance(config, AlignConfig):
             _check_prompts(config, recipe.seed)
+        if isinstance(config, RejectionSamplingConfig) and config.general and config.general.tasks:
+            ProblemStream(config.general.tasks, recipe.seed, config.test_share)
         if isinstance(config, EvaluateConfig):
             for suite in config.suites.values():
                 ProblemStream(suite.tasks, recipe.seed, suite.test_share).held_out(suite.num_problems)
@@ -53,6 +59,17 @@ def check_inputs(recipe: Recipe) -> None:
                 f"{name}.max_completion_tokens = {config.max_completion_tokens} leaves no room for a prompt in the model's "
                 f"{shape.max_positions} positions; lower it or raise shape.max_positions"
             )
+
+
+def check_helpers(recipe: Recipe, plan: list[Planned]) -> None:
+    """Keys and prices of the endpoints that the stages to come will ask: PriceError or RecipeError where one is missing."""
+    for planned in plan:
+        config = recipe.stages[planned.name]
+        if planned.action in TO_RUN and isinstance(config, CollectConfig):
+            for asked in config.helpers.values():
+                if asked.endpoint is not None:
+                    read_key(asked.endpoint)
+                    priced(asked.endpoint)
 
 
 def _check_files(name: str, config: StageConfig) -> None:
@@ -96,15 +113,18 @@ def named_tasks(config: StageConfig) -> list[TaskConfig | PreferenceSource]:
         found += [*config.data, *(config.judged.tasks if config.judged else [])]
     if isinstance(config, EvaluateConfig):
         found += [task for suite in config.suites.values() for task in suite.tasks]
-    general = getattr(config, "general", None)
-    return found + (list(general.tasks) if general is not None else [])
+    if isinstance(config, RejectionSamplingConfig) and config.general is not None:
+        found += config.general.tasks
+    return found
 
 
 def sample_files(config: StageConfig) -> list[Path]:
     """Every file of samples."""
-    files = list(config.data_files) if isinstance(config, DistillConfig | SftConfig) else []
-    general = getattr(config, "general", None)
-    return [Path(file) for file in files + (list(general.files) if general is not None else [])]
+    if isinstance(config, DistillConfig | SftConfig):
+        return [Path(file) for file in config.data_files]
+    if isinstance(config, RejectionSamplingConfig) and config.general is not None:
+        return [Path(file) for file in config.general.files]
+    return []
 
 
 def model_folders(config: StageConfig) -> list[Path]:
@@ -115,6 +135,8 @@ def model_folders(config: StageConfig) -> list[Path]:
         return [Path(config.judged.judge)]
     if isinstance(config, DistillConfig) and config.has_teacher_folder:
         return [Path(config.teacher)]
+    if isinstance(config, CollectConfig):
+        return [Path(asked.model) for asked in config.helpers.values() if asked.is_folder]
     return []
 
 

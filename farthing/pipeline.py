@@ -10,7 +10,7 @@ from farthing.checkpoint import CheckpointStore
 from farthing.config import Recipe
 from farthing.config.graph import OWN, model_input
 from farthing.errors import RecipeError, TrainingDiverged
-from farthing.inputs import check_inputs, input_digests
+from farthing.inputs import check_helpers, check_inputs, input_digests
 from farthing.manifest import step_of
 from farthing.models import fused
 from farthing.models.fp8_linear import EMULATED, has_fp8_products
@@ -18,16 +18,28 @@ from farthing.origin import cpu_name
 from farthing.precision import Precision, compute_dtype, compute_precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
-from farthing.rerun import Planned, clear_forced, forget_forced, plan_stages, remember_forced
+from farthing.rerun import TO_RUN, Planned, clear_forced, forget_forced, plan_stages, remember_forced
 from farthing.run import Run, Watcher
 from farthing.sources import starting_model, use_threads
-from farthing.stages import align, distill, evaluate, grpo, pretrain, reward_model
+from farthing.stages import (
+    align,
+    cold_start,
+    distill,
+    evaluate,
+    grpo,
+    pretrain,
+    rejection_sampling,
+    reward_model,
+    sft,
+)
 from farthing.stages.stage import Stage, open_input
 
 TRAIN: dict[str, Callable[[Stage[Any]], None]] = {
     "pretrain": pretrain.train,
-    "sft": pretrain.train,
+    "sft": sft.train,
     "grpo": grpo.train,
+    "cold_start": cold_start.train,
+    "rejection_sampling": rejection_sampling.train,
     "reward_model": reward_model.train,
     "align": align.train,
     "distill": distill.train,
@@ -54,6 +66,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher], only: str
         run.open_attempt(*progress(run, recipe, plan))
         with run.phase("setup"):
             check_inputs(recipe)
+            check_helpers(recipe, plan)
             run.same_inputs(input_digests(recipe))
             kernels = "built" if fused.library() is not None else "plain PyTorch"
             run.same_machine(cpu=cpu_name(), kernels=kernels, precision=compute, threads=torch.get_num_threads())
@@ -66,7 +79,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher], only: str
             if planned.action == "again":
                 run.supersede(planned.name, planned.why)
         for planned in plan:
-            if planned.action in ("run", "again", "resume"):
+            if planned.action in TO_RUN:
                 _run_stage(run, planned, precision, peak_flops)
                 run.stop_if_asked()
         clear_forced(run_dir)

@@ -80,6 +80,8 @@ class Speed:
 def probed_stage(recipe: Recipe) -> StageConfig:
     """The stage whose work stands for the recipe's: the last that trains the recipe's own model."""
     trained = {name: config for name, config in recipe.stages.items() if isinstance(config, AskingStage)}
+    # stages that train on samples alone have no prompts to probe with
+    trained = {name: c for name, c in trained.items() if c.tasks or isinstance(c, PretrainConfig)} or trained
     own = [config for name, config in trained.items() if recipe.origin_of(name) == SOURCE]
     if not trained:
         raise RecipeError(f"{recipe.name} trains nothing: there is no step to probe the speed of")
@@ -99,7 +101,7 @@ def probe_speed(recipe: Recipe) -> Speed:
         if config.tasks:
             problems = ProblemStream(config.tasks, recipe.seed, config.test_share).take(PROBE_SLOTS // 4)
             prompts = [renderer.prompt_tokens(p.question) for p in problems]
-        else:  # a corpus: nothing is asked, windows are trained on
+        else:  # a corpus, or samples: nothing is asked
             prompts = [[tokenizer.eos_id]] * (PROBE_SLOTS // 4)
         engine = Engine(model, tokenizer, PROBE_SLOTS)
         params = SamplingParams(max_tokens=PROBE_NEW_TOKENS, ignore_eos=True)
@@ -121,7 +123,9 @@ def probe_speed(recipe: Recipe) -> Speed:
         sampled_per_s=len(prompts) * 4 * PROBE_NEW_TOKENS / sampling_s,
         trained_per_s=sum(len(r.tokens) for r in rows) / training_s,
         prompt_tokens=mean_prompt,
-        document_tokens=mean_prompt + length / 2 if config.tasks else config.window_tokens or model.shape.max_positions,
+        document_tokens=mean_prompt + length / 2
+        if config.tasks
+        else getattr(config, "window_tokens", None) or model.shape.max_positions,
         bytes_per_weight=compute_dtype(precision).itemsize,
         rounded_bytes_per_weight=(4 if is_emulated else 1) if precision == "fp8" else 0,
         num_devices=1,

@@ -18,7 +18,16 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from farthing.config import DistillConfig, GrpoConfig, PretrainConfig, Recipe, RewardModelConfig, StageConfig
+from farthing.config import (
+    CollectConfig,
+    DistillConfig,
+    GrpoConfig,
+    PretrainConfig,
+    Recipe,
+    RewardModelConfig,
+    SftConfig,
+    StageConfig,
+)
 from farthing.config.graph import OWN, SOURCE, model_input
 from farthing.errors import RecipeError
 from farthing.files import read_json
@@ -129,7 +138,7 @@ def profile_recipe(
     flops = sum(w["model_flops"] for w in work.values()) / num_steps
     bandwidth = read_bandwidth_bytes()
     read = None
-    if isinstance(config, GrpoConfig) or (isinstance(config, DistillConfig) and config.method == "on_policy"):
+    if isinstance(config, GrpoConfig | CollectConfig) or (isinstance(config, DistillConfig) and config.method == "on_policy"):
         width = compute_dtype(precision).itemsize
         sampled = work["rollout"]
         read = rollout_bytes(shape, config, sampled["tokens_in"] / num_steps, sampled["tokens_out"] / num_steps, width)
@@ -157,7 +166,7 @@ def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | N
     if name not in recipe.stages:
         raise RecipeError(f"{recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
     config = recipe.stages[name]
-    if config.reads() and not isinstance(config, DistillConfig):
+    if config.reads() and not isinstance(config, CollectConfig | DistillConfig | SftConfig):
         raise RecipeError(
             f"{name} reads what {', '.join(config.reads())} made, and a profile runs one stage alone; to profile it, name "
             "model folders instead, RUN/stages/STAGE/model, in the recipe or with --set"
@@ -168,15 +177,19 @@ def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | N
     short |= {"eval_every": 0} if isinstance(config, RewardModelConfig) else {"eval": None}
     if isinstance(config, PretrainConfig):
         short |= {"batch_ramp": None, "held_out_every": 0}  # of a batch that grows, the size at the end
-    if isinstance(config, DistillConfig):
+    if isinstance(config, DistillConfig | SftConfig):
         short |= {"epochs": 0.0} | _inputs_by_path(config, of_run)
+    if isinstance(config, SftConfig):
+        short |= {"held_out_every": 0}
+    if isinstance(config, CollectConfig):
+        short |= {"num_samples": 0} | dict.fromkeys(config.helpers)  # nobody is asked: only what is sampled is profiled
     changed: dict[str, Any] = {"stages": {name: config.model_copy(update=short)}}
     if base is not None:
         changed["model"] = recipe.model.model_copy(update={"source": str(base), "shape": None})
     return recipe.model_copy(update=changed)
 
 
-def _inputs_by_path(config: DistillConfig, run_dir: Path | None) -> dict[str, Any]:
+def _inputs_by_path(config: DistillConfig | SftConfig, run_dir: Path | None) -> dict[str, Any]:
     """`teacher` and `data` with what stages have left in the run directory in place of their names."""
     paths = {}
     for name, leaves in config.needs().items():
@@ -185,7 +198,8 @@ def _inputs_by_path(config: DistillConfig, run_dir: Path | None) -> dict[str, An
         if path is None or not path.exists():
             raise RecipeError(f"a step of this stage reads what {name} leaves; profile a run directory in which {name} is done")
         paths[name] = str(path)
-    return {"teacher": paths.get(config.teacher, config.teacher), "data": [paths.get(name, name) for name in config.data]}
+    data: dict[str, Any] = {"data": [paths.get(name, name) for name in config.data]}
+    return data | ({"teacher": paths.get(config.teacher, config.teacher)} if isinstance(config, DistillConfig) else {})
 
 
 def model_before(recipe: Recipe, stage: str | None, run_dir: Path) -> Path | None:
@@ -229,7 +243,11 @@ def operators(profiled: Any) -> list[Operator]:
 
 
 def rollout_bytes(
-    shape: ModelShape, config: GrpoConfig | DistillConfig, tokens_in: float, tokens_out: float, bytes_per_weight: int
+    shape: ModelShape,
+    config: GrpoConfig | CollectConfig | DistillConfig,
+    tokens_in: float,
+    tokens_out: float,
+    bytes_per_weight: int,
 ) -> float:
     """Bytes that a step's decoding must read. Slots are taken as always full, so it is a lower bound."""
     rollouts = config.num_prompts * config.group_size

@@ -5,6 +5,7 @@
 `chat`     the model's own chat template with the instruction as a system message.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jinja2
@@ -22,13 +23,24 @@ R1_ZERO = (
     "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question}. Assistant:"
 )
 
+ROLES = ("user", "assistant")
+
 
 class Renderer:
     """Turns questions into prompts for one tokenizer and one template."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template = "bare", instruction: str = "", prefill: str = "") -> None:
-        """`instruction` goes before the question (chat: as the system message); `prefill` opens the completion."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: Template = "bare",
+        instruction: str = "",
+        prefill: str = "",
+        examples: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """`instruction` goes before the question (chat: as the system message); `prefill` opens the completion; `examples`
+        (question, whole completion) are shown before the question (chat: as earlier turns)."""
         self.tokenizer, self.template, self.instruction, self.prefill = tokenizer, template, instruction, prefill
+        self.examples = tuple(examples)
         if template == "chat" and not tokenizer.chat_template:
             raise RecipeError(
                 'template = "chat" needs a model with a chat template, and this one has none; '
@@ -38,13 +50,17 @@ class Renderer:
     def prompt(self, question: str) -> str:
         """The text the model is given, up to the first token it samples."""
         if self.template == "chat":
-            return self.chat([*self._system(), {"role": "user", "content": question}]) + self.prefill
-        return self.asked(question) + self.prefill
+            turns = [{"role": role, "content": text} for pair in self.examples for role, text in zip(ROLES, pair, strict=True)]
+            return self.chat([*self._system(), *turns, {"role": "user", "content": question}]) + self.prefill
+        shown = "".join(f"{self._asked(asked)}{completion}\n" for asked, completion in self.examples)
+        return f"{self.instruction}{shown}{self._asked(question)}{self.prefill}"
 
-    def asked(self, question: str) -> str:
-        """The question in a template that is no chat, up to where the completion begins."""
-        asked = R1_ZERO.format(question=question) if self.template == "r1_zero" else f"{question}\n"
-        return self.instruction + asked
+    def _asked(self, question: str) -> str:
+        return R1_ZERO.format(question=question) if self.template == "r1_zero" else f"{question}\n"
+
+    def with_examples(self, examples: Sequence[tuple[str, str]]) -> "Renderer":
+        """Few-shot: the same, with these shown before every question."""
+        return Renderer(self.tokenizer, self.template, self.instruction, self.prefill, examples)
 
     def _system(self) -> list[dict[str, str]]:
         return [{"role": "system", "content": self.instruction}] if self.instruction else []
@@ -52,7 +68,7 @@ class Renderer:
     def whole(self, question: str, completion: str) -> str:
         """A question and its completion as one text, as a reward model reads it: nothing is still to be sampled."""
         if self.template != "chat":
-            return self.asked(question) + completion
+            return f"{self.instruction}{self._asked(question)}{completion}"
         messages = [*self._system(), {"role": "user", "content": question}, {"role": "assistant", "content": completion}]
         return render_chat(self.tokenizer, messages, is_open=False)
 

@@ -15,7 +15,7 @@ from farthing.ledger.price_record import no_float
 
 Dollars = Annotated[Decimal, BeforeValidator(no_float), Field(ge=0, lt=10**9, allow_inf_nan=False)]
 URL = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
-FIELDS = ("question", "completion", "chain", "answer", "reference")
+FIELDS = ("question", "completion", "chain", "answer", "reference", "language")
 """What a prompt to a teacher or judge may name in braces."""
 
 
@@ -43,8 +43,8 @@ class EndpointConfig(Config):
     """Name of the environment variable that holds the key; the key itself is written nowhere."""
     price: EndpointPriceConfig | None = None
     """Left out: api/NAME/in and api/NAME/out of the price book."""
-    price_name: str = ""
-    """NAME in the price book; empty: `model` in small letters."""
+    price_name: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9._/-]*)?$")] = ""
+    """NAME in the price book; empty: `model` in small letters, with - for what is no letter, digit, dot or slash."""
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Requests under way at once."""
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
@@ -79,7 +79,7 @@ class EndpointConfig(Config):
 
     @property
     def priced_as(self) -> str:
-        return self.price_name or self.model.lower()
+        return self.price_name or re.sub(r"[^a-z0-9._/-]", "-", self.model.lower())
 
 
 class AskedConfig(Config):
@@ -89,21 +89,26 @@ class AskedConfig(Config):
     model: str = ""
     """In place of an endpoint: the stage whose model it is, "source", or the path of a Hugging Face folder (with a / in it)."""
     prompt: str = ""
-    """What it is asked; {question}, {completion}, {chain}, {answer} (the completion's) and {reference} (the problem's) are
-    filled in. Empty: our own words."""
+    """What it is asked; {question}, {completion}, {chain}, {answer} (the completion's), {reference} (the problem's) and
+    {language} (the code of reward.target_language) are filled in. Empty: our own words."""
     temperature: NonNegative = 0.0
     max_tokens: Count = 1024
+
+    @property
+    def times(self) -> int:
+        """Requests about one completion, at most."""
+        return 1
 
     @property
     def is_folder(self) -> bool:
         return "/" in self.model
 
-    @field_validator("prompt")
+    @field_validator("prompt", "screen_prompt", check_fields=False)
     @classmethod
     def _names_known_fields(cls, prompt: str) -> str:
         unknown = set(re.findall(r"\{([a-z_]+)\}", prompt)) - set(FIELDS)
         if unknown:
-            raise ValueError(f"prompt names {{{sorted(unknown)[0]}}}; known: {', '.join(f'{{{name}}}' for name in FIELDS)}")
+            raise ValueError(f"{{{sorted(unknown)[0]}}} is nothing to fill in; known: {', '.join(f'{{{f}}}' for f in FIELDS)}")
         return prompt
 
     @model_validator(mode="after")
@@ -126,8 +131,14 @@ class JudgeConfig(AskedConfig):
     instead_of_rules: list[str] = []
     """Tasks, by their spec or how it begins, whose answers the judge compares with the reference in place of the verifier."""
     screen: bool = False
-    """Also asks it of every completion that passed the rules whether it reads as sound."""
+    """Also asks it of every completion that passed the rules whether it is sound."""
+    screen_prompt: str = ""
+    """As `prompt`, for `screen`."""
     max_tokens: Count = 256
+
+    @property
+    def times(self) -> int:
+        return 2 if self.screen and self.instead_of_rules else 1
 
     @model_validator(mode="after")
     def _has_work(self) -> "JudgeConfig":

@@ -51,6 +51,8 @@ class ReadabilityConfig(Config):
 
     max_chars: Count = 100_000
     """Of the whole completion; a longer one is not looked at further."""
+    min_chain_chars: Annotated[int, Field(ge=0)] = 0
+    """Of the chain; 0: none is too short. For samples that shall think before they answer."""
     max_paragraph_chars: Count = 2_000
     """Of the chain's longest stretch without an empty line."""
     ngram: Count = 6

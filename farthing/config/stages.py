@@ -187,7 +187,8 @@ class SftConfig(CorpusStageConfig):
     """Passes over the data, each in an order of its own; `num_steps` is then only the most there may be. 0: `num_steps` steps.
     R1: 2 to 3."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Of the questions in `data`, by their content: for the held-out loss, every `held_out_every` steps and at the end."""
+    """Of the questions in `data`, by their content: for the held-out loss (of at most 256 samples), every `held_out_every`
+    steps and at the end."""
     held_out_every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations of the held-out loss; 0: only at the end."""
     too_long: Literal["error", "drop"] = "error"

@@ -30,19 +30,34 @@ TOKENISE_AT_ONCE = 256
 class SampleRows:
     """Rows in order of `cursor`, epoch after epoch, each in an order of its own."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        """`folder`: what `tokenise_samples` made."""
+    def __init__(self, folder: Path, seed: int, held_out_share: float = 0.0) -> None:
+        """`folder`: what `tokenise_samples` made. `held_out_share` of the questions, by their content, is not trained on."""
         self.cursor, self.seed = 0, seed
         self._tokens = np.memmap(folder / "tokens", np.uint32, "r")
         self._ends, self._prompts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ends", "prompts"))
         self.num_dropped = int(json.loads((folder / "identity.json").read_text())["dropped"])
         """Samples left out because they were too long."""
+        places = np.load(folder / "places.npy", mmap_mode="r")
+        self._train, self._held_out = np.flatnonzero(places >= held_out_share), np.flatnonzero(places < held_out_share)
+        if not len(self._train):
+            raise DataError(
+                f"all {len(places):,} samples are held out at held_out_share = {held_out_share:g}: nothing is left to "
+                "train on. Lower it, or give more samples"
+            )
         self._epoch = -1
         self._order: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
         """Samples of an epoch."""
-        return len(self._ends)
+        return len(self._train)
+
+    @property
+    def num_held_out(self) -> int:
+        return len(self._held_out)
+
+    def held_out(self, count: int) -> list[Row]:
+        """The first of the samples that are not trained on."""
+        return [self._sample(int(i)) for i in self._held_out[:count]]
 
     @property
     def epochs(self) -> float:
@@ -69,7 +84,9 @@ class SampleRows:
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
-        sample = int(self._order[place])
+        return self._sample(int(self._train[int(self._order[place])]))
+
+    def _sample(self, sample: int) -> Row:
         start = int(self._ends[sample - 1]) if sample else 0
         return Row(self._tokens[start : int(self._ends[sample])].tolist(), int(self._prompts[sample]))
 
@@ -95,22 +112,31 @@ def tokenise_samples(
     partial = folder.parent / f"{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    ends, prompts, dropped = array("q"), array("q"), 0
+    ends, prompts, places, dropped = array("q"), array("q"), array("d"), 0
     with (partial / "tokens").open("wb") as file:
         for samples in _groups(chain.from_iterable(map(iter_samples, files))):
-            for row in rows_of(samples, renderer):
+            for sample, row in zip(samples, rows_of(samples, renderer), strict=True):
                 if len(row.tokens) > max_positions:
                     dropped += 1
                     continue
                 file.write(np.array(row.tokens, dtype=np.uint32).tobytes())
                 ends.append((ends[-1] if ends else 0) + len(row.tokens))
                 prompts.append(row.num_prompt)
+                places.append(place_of(sample.question))
     _require_fit(dropped, len(ends), max_positions, too_long)
     np.save(partial / "ends.npy", np.array(ends))
     np.save(partial / "prompts.npy", np.array(prompts))
+    np.save(partial / "places.npy", np.array(places))
     (partial / "identity.json").write_text(json.dumps(identity | {"dropped": dropped}))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+
+
+def place_of(question: str) -> float:
+    """In [0, 1), by the question alone, so that all its samples are held out or none. Not the place that parts training from
+    test problems (tasks/task.py): samples are made from training problems, and by that one none would be held out."""
+    folded = " ".join(question.split())
+    return int.from_bytes(hashlib.sha256(f"held out/{folded}".encode("utf-8", "replace")).digest()[:4], "big") / 2**32
 
 
 def rows_of(samples: Sequence[Sample], renderer: Renderer) -> list[Row]:

@@ -36,7 +36,7 @@ _ARABIC = (
 )
 _HEBREW = r"\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u05d0-\u05f2\ufb1d-\ufb4f"
 PATTERNS: dict[str, str] = {
-    "Latin": rf"[{_LATIN}][{_LATIN}{_MARKS}]*(?:['\u2019][{_LATIN}][{_LATIN}{_MARKS}]*)*",
+    "Latin": rf"[\u02bb\u02bc]?[{_LATIN}][{_LATIN}{_MARKS}]*(?:['\u2019\u02bb\u02bc][{_LATIN}][{_LATIN}{_MARKS}]*)*",
     "Han": r"[\u3005\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]",
     "Kana": r"[\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fd-\u30ff\u31f0-\u31ff\uff66-\uff6f\uff71-\uff9d]"
     r"[\u3099-\u309c\u30fc\uff70]*",
@@ -73,8 +73,8 @@ SYMBOL_LETTERS = re.compile(f"[{_LATIN}{_GREEK}{_MARKS}]")
 SYMBOL_SCRIPTS = ("Latin", "Greek")
 MAX_SYMBOL = 2
 """A Latin or Greek word of so many letters is a symbol (x, kg, pi) in a chain whose language has another script."""
-NO_WORD = re.compile(r"[\u00aa\u00ba\u2100-\u214f\U0001d400-\U0001d7ff]+")
-"""Letters to Python: raised a and o of ordinal numbers, and the alphabets of mathematics."""
+NO_WORD = re.compile(r"[\u00aa\u00ba\u02b0-\u02ff\u2100-\u214f\U0001d400-\U0001d7ff]+")
+"""Letters to Python: raised a and o of ordinal numbers, modifiers by themselves, and the alphabets of mathematics."""
 NOT_LATIN = re.compile(rf"[^\W\d_{_LATIN}]")
 
 SENTENCE = re.compile(r"(?:[^.!?\u2026\u3002\uff01\uff1f\u061f\u0964\n]|[.!?\u2026](?!\s))+")

@@ -12,7 +12,7 @@ from farthing.rewards.extract import extract
 from farthing.rewards.format import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, after_thinking, chain_of
 from farthing.rewards.language import language_consistency
 
-REASONS = ("length", "tags", "code", "conclusion", "gibberish", "repetition", "paragraph", "language")
+REASONS = ("length", "tags", "code", "conclusion", "chain", "gibberish", "repetition", "paragraph", "language")
 """What can be wrong, in the order in which it is looked for."""
 FENCE = "```"
 UNIT = re.compile(
@@ -47,6 +47,7 @@ def readability(
         "tags": not (is_balanced(completion, THINK_OPEN, THINK_CLOSE) and is_balanced(completion, ANSWER_OPEN, ANSWER_CLOSE)),
         "code": chain.count(FENCE) % 2 == 1 or (FENCE in chain and not config.code_blocks),
         "conclusion": not has_conclusion(completion),
+        "chain": len(chain.strip()) < config.min_chain_chars,
         "gibberish": is_gibberish(completion, config),
         "repetition": repeated_share(chain, config.ngram) > config.max_repeated,
         "paragraph": longest_paragraph(chain) > config.max_paragraph_chars,

@@ -12,7 +12,6 @@ Shapes: R tokens that carry loss, S flat tokens of a microbatch, D width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from farthing.config import DistillConfig
 from farthing.config.distill import Method
 from farthing.data.batches import Microbatch, Row, microbatches, padding_share
-from farthing.data.sample_rows import SampleRows, tokenise_samples
+from farthing.data.sample_rows import SampleRows
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import RecipeError, TrainingDiverged
@@ -39,6 +38,7 @@ from farthing.stages.stage import (
     held_out,
     is_due,
     open_input,
+    open_samples,
     training_flops,
 )
 from farthing.tasks.stream import ProblemStream
@@ -49,7 +49,7 @@ def train(stage: Stage[DistillConfig]) -> None:
     run, model = stage.run, stage.model
     with run.phase("setup"):
         teacher = open_teacher(stage)
-        samples = None if stage.config.method == "on_policy" else open_samples(stage, teacher)
+        samples = None if stage.config.method == "on_policy" else open_data(stage, teacher)
         config = stage.config
         model.recompute_activations = config.recompute_activations
         optimizer = stage.optimizer()
@@ -110,27 +110,16 @@ def open_teacher(stage: Stage[DistillConfig]) -> Decoder | None:
     return teacher.requires_grad_(False)
 
 
-def open_samples(stage: Stage[DistillConfig], teacher: Decoder | None) -> SampleRows:
+def open_data(stage: Stage[DistillConfig], teacher: Decoder | None) -> SampleRows:
     """The rows of `data`. With `epochs`, the stage's number of steps becomes what they take."""
-    run, config = stage.run, stage.config
+    config = stage.config
     max_positions = min(m.shape.max_positions for m in (stage.model, teacher) if m is not None)
-    files = {stage.file_of(n) if n in config.needs() else Path(n): digest_of(stage, n) for n in config.data}
-    folder = run.dir / "corpus" / stage.name
-    tokenise_samples(files, stage.renderer, folder, max_positions, config.too_long)
-    samples = SampleRows(folder, stage.seed)
-    if samples.num_dropped:
-        run.message(f"{samples.num_dropped:,} samples of more than {max_positions:,} tokens dropped, {len(samples):,} kept")
+    samples = open_samples(stage, config.data, max_positions, config.too_long)
     if config.epochs:
         num_steps = min(config.num_steps, samples.num_steps(config.epochs, config.batch_samples))
-        run.message(f"{len(samples):,} samples, {num_steps:,} steps of {config.batch_samples}")
+        stage.run.message(f"{len(samples):,} samples, {num_steps:,} steps of {config.batch_samples}")
         stage.config = config.model_copy(update={"num_steps": num_steps})
     return samples
-
-
-def digest_of(stage: Stage[DistillConfig], data: str) -> str:
-    """sha256 of the file that an entry of `data` stands for."""
-    result = stage.run.result(data) if data in stage.config.needs() else None
-    return str(stage.run.info["inputs"][data] if result is None else result["sha256"])
 
 
 def open_tasks(stage: Stage[DistillConfig]) -> ProblemStream | None:

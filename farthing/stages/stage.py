@@ -13,6 +13,7 @@ from farthing.checkpoint import CheckpointStore, load_state
 from farthing.config import EvalConfig, OptimConfig, RewardConfig, StageConfig
 from farthing.config.graph import SOURCE
 from farthing.data.batches import Microbatch
+from farthing.data.sample_rows import SampleRows, TooLong, tokenise_samples
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import RunError, TrainingDiverged
@@ -263,6 +264,24 @@ def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Toke
             f"them back, or make them again with --from {name}"
         )
     return model, tokenizer
+
+
+def open_samples(
+    stage: Stage[Any], data: Sequence[str], max_positions: int, too_long: TooLong, held_out_share: float = 0.0
+) -> SampleRows:
+    """The rows of `data`: what other stages left, and files of samples; tokenised once, into the run directory."""
+    run, needed = stage.run, stage.config.needs()
+    files: dict[Path, str] = {}
+    for name in data:
+        result = run.result(name) if name in needed else None
+        path = stage.file_of(name) if name in needed else Path(name)
+        files[path] = str(run.info["inputs"][name] if result is None else result["sha256"])
+    folder = run.dir / "corpus" / stage.name
+    tokenise_samples(files, stage.renderer, folder, max_positions, too_long)
+    samples = SampleRows(folder, stage.seed, held_out_share)
+    if samples.num_dropped:
+        run.message(f"{samples.num_dropped:,} samples of more than {max_positions:,} tokens dropped, {len(samples):,} kept")
+    return samples
 
 
 def held_out(stream: ProblemStream, config: EvalConfig | None) -> list[Problem]:
