@@ -66,6 +66,8 @@ def _from_run(run_dir: Path) -> Artefact:
 
 
 def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> Artefact:
+    if recipe.stages[stage].leaves != "model":
+        raise ModelError(f"{path} is of stage {stage}, which leaves no model but a {recipe.stages[stage].leaves}; name another")
     model, tokenizer = starting_model(recipe, run_dir, stage, torch.float32)
     model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
     set_precision(model, resolve_precision(recipe.precision))

@@ -152,7 +152,7 @@ class Endpoint:
 
     def _body(self, chat: Chat) -> dict[str, Any]:
         messages = [{"role": role, "content": content} for role, content in chat.messages]
-        limit = {self.config.length_key: chat.max_tokens}
+        limit: dict[str, int] = {self.config.length_key: chat.max_tokens}
         return {"model": self.config.model, "messages": messages, "temperature": chat.temperature, **limit, **self.config.extra}
 
     def _ask(self, chat: Chat) -> Answer:

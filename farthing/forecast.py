@@ -16,6 +16,7 @@ from rich.console import Console
 from farthing.bought import priced, rates
 from farthing.budget import Budget, Spent
 from farthing.config import (
+    AlignConfig,
     AskingStage,
     CollectConfig,
     CorpusStageConfig,
@@ -24,6 +25,7 @@ from farthing.config import (
     GrpoConfig,
     PretrainConfig,
     Recipe,
+    RewardModelConfig,
     SftConfig,
     StageConfig,
     TrainConfig,
@@ -32,11 +34,10 @@ from farthing.config.graph import SOURCE
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
-from farthing.rerun import Action, plan_stages
+from farthing.rerun import TO_RUN, Action, plan_stages
 from farthing.sources import stage_shape
 
 GIB = 1 << 30
-TO_RUN = ("run", "resume", "again")
 WORDS: dict[Action, str] = {
     "keep": "done, and kept",
     "run": "",
@@ -185,7 +186,14 @@ def arithmetic(config: StageConfig, document_tokens: float) -> str:
             f"{config.num_minibatches} minibatch(es) of {rollouts // config.num_minibatches:,}, up to "
             f"{config.max_completion_tokens:,} tokens each, in microbatches of at most "
             f"{config.max_microbatch_tokens:,} tokens; {config.num_steps:,} steps = "
-            f"{config.num_steps * rollouts:,} rollouts of {config.num_steps * config.num_prompts:,} prompts"
+            f"{config.num_steps * rollouts:,} rollouts of {config.num_steps * config.num_prompts:,} prompts{_joining(config)}"
+        )
+    if isinstance(config, RewardModelConfig):
+        what = "pairs" if config.learns == "helpfulness" else "labels"
+        judged = f", after {config.judged.judgments} judgments of {config.judged.num_prompts:,} pairs" if config.judged else ""
+        return (
+            f"{config.batch_examples} {what} a step in microbatches of at most {config.max_microbatch_tokens:,} tokens; "
+            f"{config.num_steps:,} steps = {config.num_steps * config.batch_examples:,} {what}{judged}"
         )
     if isinstance(config, DistillConfig):
         rows = f"{config.batch_samples} samples"
@@ -217,6 +225,13 @@ def arithmetic(config: StageConfig, document_tokens: float) -> str:
     )
 
 
+def _joining(config: GrpoConfig) -> str:
+    if not isinstance(config, AlignConfig):
+        return ""
+    shares = " and ".join(f"{prompts.share:.0%} {kind}" for kind, prompts in config.prompts.items())
+    return f"; from step {config.first_preference_step + 1:,} on {shares} prompts, scored by reward models"
+
+
 def collecting_in_words(config: CollectConfig) -> str:
     rollouts = config.num_prompts * config.group_size
     asked = "".join(
@@ -240,7 +255,9 @@ def num_asked(config: CollectConfig) -> dict[str, int]:
 def bought_usd(config: StageConfig, speed: Speed) -> Decimal:
     """Of tokens bought, at most; PriceError where they have no price. What a request says is counted in our own tokens."""
     usd = Decimal(0)
-    for role, count in num_asked(config).items() if isinstance(config, CollectConfig) else ():
+    if not isinstance(config, CollectConfig):
+        return usd
+    for role, count in num_asked(config).items():
         asked = config.helpers[role]
         if asked.endpoint is not None:
             into, out = rates(asked.endpoint, priced(asked.endpoint))
@@ -265,6 +282,8 @@ def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = Non
     if isinstance(config, EvaluateConfig):
         tokens = sum(s.num_problems * s.samples * s.max_completion_tokens for s in config.suites.values())
         return len(config.models) * tokens / speed.sampled_per_s
+    if isinstance(config, RewardModelConfig):
+        return _reward_model_seconds(config, speed)
     if isinstance(config, CollectConfig):
         sampled = config.num_steps * config.num_prompts * config.group_size * config.max_completion_tokens
         local = {role: n for role, n in num_asked(config).items() if config.helpers[role].endpoint is None}
@@ -283,6 +302,8 @@ def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = Non
         total = config.num_steps * step
     else:
         total = num_documents(config) * speed.document_tokens / speed.trained_per_s
+    if isinstance(config, AlignConfig):
+        total += scoring_seconds(config, prompt + length, speed)
     if isinstance(config, PretrainConfig) and config.corpus:
         times = 1 + (config.num_steps // config.held_out_every if config.held_out_every else 0)
         # a forward pass is a third of a step
@@ -290,13 +311,32 @@ def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = Non
     if config.eval is not None and config.tasks:
         full = config.eval.num_problems * config.eval.samples * (1 if isinstance(config, CorpusStageConfig) else 2)
         quick = config.num_steps // config.eval.every * config.eval.quick_problems if config.eval.every else 0
-        total += (full + quick) * length / speed.sampled_per_s
+        kinds = 1 + len(config.prompts) if isinstance(config, AlignConfig) else 1
+        total += kinds * (full + quick) * length / speed.sampled_per_s
     return total
 
 
-def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
-    """Weights, masters, gradients, two moments, the reference or the teacher, activations and key/value cache.
+def scoring_seconds(config: AlignConfig, tokens: float, speed: Speed) -> float:
+    """Forward passes of the reward models, taken to be of the policy's size: a third of training's work."""
+    num_steps = config.num_steps - config.first_preference_step
+    general = sum(prompts.share for prompts in config.prompts.values()) * config.num_prompts * config.group_size
+    return num_steps * general * tokens / (3 * speed.trained_per_s)
 
+
+def _reward_model_seconds(config: RewardModelConfig, speed: Speed) -> float:
+    texts, third = (2 if config.learns == "helpfulness" else 1), 1 / 3
+    scored = config.held_out_examples * (1 + (config.num_steps // config.eval_every if config.eval_every else 0))
+    trained = texts * speed.document_tokens * (config.num_steps * config.batch_examples + scored * third)
+    sampled = 2 * config.judged.num_prompts * config.judged.max_completion_tokens if config.judged else 0
+    if config.judged and config.judged.judge != "rule":
+        sampled += config.judged.num_prompts * config.judged.judgments * config.judged.judge_max_tokens
+    return trained / speed.trained_per_s + sampled / speed.sampled_per_s
+
+
+def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
+    """Weights, masters, gradients, two moments, the reference or the teacher, and the larger of activations and cache.
+
+    The cache and the weights packed for generation are gone in an update, gradients and activations in a rollout.
     With fp8 every parameter is counted as if it had a rounded copy; embedding and head have none.
     """
     shape: ModelShape = speed.shape
@@ -312,6 +352,8 @@ def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None
     per_param += speed.rounded_bytes_per_weight
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:
         per_param += speed.bytes_per_weight + speed.rounded_bytes_per_weight
+    if isinstance(config, AlignConfig):
+        per_param += speed.bytes_per_weight * len(config.prompts)  # reward models of the policy's size
     layer_values = 14 * shape.width + 4 * shape.active_ffn_width + 4 * shape.num_heads * shape.head_width
     layers = 1 if config.recompute_activations else shape.num_layers
     activations = config.max_microbatch_tokens * layer_values * layers * speed.bytes_per_weight
@@ -321,7 +363,7 @@ def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None
         positions = speed.prompt_tokens + config.max_completion_tokens
         cache = int(slots * positions * shape.cache_bytes_per_token(speed.bytes_per_weight))
     frozen = teacher.shape.num_params() * teacher.bytes_per_weight if teacher is not None else 0
-    return (shape.num_params() + shape.mtp_params()) * per_param + frozen + activations + cache
+    return (shape.num_params() + shape.mtp_params()) * per_param + frozen + max(activations, cache)
 
 
 def duration(seconds: float) -> str:

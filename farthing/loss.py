@@ -161,3 +161,17 @@ def distill_loss(
     """
     loss = (1 - ce_weight) * temperature**2 * divergence_R.sum() / max(num_loss_tokens, 1)
     return loss + ce_weight * cross_entropy(logprobs_R, num_loss_tokens) if ce_weight else loss
+
+
+def pairwise_loss(chosen_B: Tensor, rejected_B: Tensor, num_pairs: int) -> Tensor:
+    """-log sigmoid(chosen - rejected) over the whole step's pairs, in nats: Bradley-Terry (1952) as in InstructGPT.
+
+    arXiv:2203.02155, eq. 1, with one pair a question. Never overflows: softplus of the other sign.
+    """
+    return torch.nn.functional.softplus(rejected_B - chosen_B).sum() / max(num_pairs, 1)
+
+
+def pointwise_loss(scores_B: Tensor, is_safe_B: Tensor, num_labels: int) -> Tensor:
+    """Logistic loss over the whole step's labels, in nats: a score is the log-odds of being safe."""
+    signs_B = is_safe_B.float() * 2 - 1
+    return torch.nn.functional.softplus(-signs_B * scores_B).sum() / max(num_labels, 1)

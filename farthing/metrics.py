@@ -70,4 +70,21 @@ METRICS: dict[str, Metric] = {
     "held_out_loss": Metric("nats", "cross-entropy of held-out samples, a token"),
     "documents": Metric("documents", "documents trained on so far; of a corpus their pieces, which a window holds whole"),
     "held_out_bits_per_byte": Metric("bits/byte", "held-out loss of a corpus: bits the model needs for each byte of text"),
+    "preference_accuracy": Metric(
+        "share", "reward_model: pairs whose chosen completion scores higher, or labels on whose side of 0 the score is"
+    ),
+    "preference_margin": Metric("", "reward_model: mean score of chosen above rejected, or of safe above unsafe"),
+    "eval_preference_accuracy": Metric("share", "reward_model: the same on held-out examples"),
+    "eval_length_correlation": Metric("", "reward_model: correlation of score with length in tokens, on held-out examples"),
+    "helpfulness_score": Metric(
+        "std", "align: mean score of the helpfulness prompts' completions, in standard deviations above the first ones'"
+    ),
+    "helpfulness_accuracy": Metric("share", "align: the same completions by the rule, which is logged and never rewarded"),
+    "helpfulness_tokens": Metric("tokens", "align: their mean length"),
+    "harmlessness_score": Metric("std", "align: as helpfulness_score, of the harmlessness prompts"),
+    "harmlessness_accuracy": Metric("share", "align: the same completions by the rule, which is logged and never rewarded"),
+    "harmlessness_tokens": Metric("tokens", "align: their mean length"),
+    "eval_helpfulness_accuracy": Metric("share", "align, quick held-out evaluation: helpfulness prompts by the rule"),
+    "eval_harmlessness_accuracy": Metric("share", "align, quick held-out evaluation: harmlessness prompts by the rule"),
+    "hacking": Metric("alarms", "align: signs that a reward model is being tricked, counted by the watch"),
 }

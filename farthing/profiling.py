@@ -18,7 +18,16 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from farthing.config import CollectConfig, DistillConfig, GrpoConfig, PretrainConfig, Recipe, SftConfig, StageConfig
+from farthing.config import (
+    CollectConfig,
+    DistillConfig,
+    GrpoConfig,
+    PretrainConfig,
+    Recipe,
+    RewardModelConfig,
+    SftConfig,
+    StageConfig,
+)
 from farthing.config.graph import OWN, SOURCE, model_input
 from farthing.errors import RecipeError
 from farthing.files import read_json
@@ -157,9 +166,15 @@ def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | N
     if name not in recipe.stages:
         raise RecipeError(f"{recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
     config = recipe.stages[name]
+    if config.reads() and not isinstance(config, CollectConfig | DistillConfig | SftConfig):
+        raise RecipeError(
+            f"{name} reads what {', '.join(config.reads())} made, and a profile runs one stage alone; to profile it, name "
+            "model folders instead, RUN/stages/STAGE/model, in the recipe or with --set"
+        )
     # one more than is run: what ends a stage (its model, its folder) is no part of a step
-    short: dict[str, Any] = {"start_from": "", "num_steps": num_steps + 3, "eval": None}
+    short: dict[str, Any] = {"start_from": "", "num_steps": num_steps + 3}
     short["checkpoint"] = config.checkpoint.model_copy(update={"every": 0})
+    short |= {"eval_every": 0} if isinstance(config, RewardModelConfig) else {"eval": None}
     if isinstance(config, PretrainConfig):
         short |= {"batch_ramp": None, "held_out_every": 0}  # of a batch that grows, the size at the end
     if isinstance(config, DistillConfig | SftConfig):

@@ -50,9 +50,8 @@ class Renderer:
     def prompt(self, question: str) -> str:
         """The text the model is given, up to the first token it samples."""
         if self.template == "chat":
-            system = [{"role": "system", "content": self.instruction}] if self.instruction else []
             turns = [{"role": role, "content": text} for pair in self.examples for role, text in zip(ROLES, pair, strict=True)]
-            return self.chat([*system, *turns, {"role": "user", "content": question}]) + self.prefill
+            return self.chat([*self._system(), *turns, {"role": "user", "content": question}]) + self.prefill
         shown = "".join(f"{self._asked(asked)}{completion}\n" for asked, completion in self.examples)
         return f"{self.instruction}{shown}{self._asked(question)}{self.prefill}"
 
@@ -62,6 +61,16 @@ class Renderer:
     def with_examples(self, examples: Sequence[tuple[str, str]]) -> "Renderer":
         """Few-shot: the same, with these shown before every question."""
         return Renderer(self.tokenizer, self.template, self.instruction, self.prefill, examples)
+
+    def _system(self) -> list[dict[str, str]]:
+        return [{"role": "system", "content": self.instruction}] if self.instruction else []
+
+    def whole(self, question: str, completion: str) -> str:
+        """A question and its completion as one text, as a reward model reads it: nothing is still to be sampled."""
+        if self.template != "chat":
+            return f"{self.instruction}{self._asked(question)}{completion}"
+        messages = [*self._system(), {"role": "user", "content": question}, {"role": "assistant", "content": completion}]
+        return render_chat(self.tokenizer, messages, is_open=False)
 
     def prompt_tokens(self, question: str) -> list[int]:
         return self.tokenizer.encode(self.prompt(question))
@@ -73,8 +82,8 @@ class Renderer:
         return render_chat(self.tokenizer, messages)
 
 
-def render_chat(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
-    """jinja2 in its sandbox: a template from a downloaded folder must not run code."""
+def render_chat(tokenizer: Tokenizer, messages: list[dict[str, str]], is_open: bool = True) -> str:
+    """jinja2 in its sandbox: a template from a downloaded folder must not run code. `is_open`: the assistant's turn comes."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -82,7 +91,7 @@ def render_chat(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
     try:
         return environment.from_string(tokenizer.chat_template or "").render(
             messages=messages,
-            add_generation_prompt=True,
+            add_generation_prompt=is_open,
             bos_token="" if tokenizer.bos_id is None else tokenizer.token(tokenizer.bos_id),
             eos_token=tokenizer.token(tokenizer.eos_id),
         )

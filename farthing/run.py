@@ -86,7 +86,7 @@ class Run:
         self.stage = ""
         self.info: dict[str, Any] = {}
         self._lock_file: IO[str] | None = None
-        self._stop_requested = self._stopping = self._started = False
+        self._stop_requested = self._stopping = self._started = self._enough = False
         self._step_metrics: Metrics = {}
         self._step_began_ns, self._published = 0, False
         self._bought: dict[str, Decimal] = {}
@@ -297,6 +297,7 @@ class Run:
         written."""
         self._clock.flush()
         self._clock.set_idle()
+        self._enough = False
         at_start = self._spent(self.stage)
         for step in range(first, num_steps):
             if is_enough():
@@ -316,7 +317,13 @@ class Run:
                 raise Interrupted(
                     f"stopped after step {step} of {self.stage} with a checkpoint; the same command goes on from there"
                 )
+            if self._enough:
+                return
         self._clock.step = num_steps - 1
+
+    def end_after_step(self) -> None:
+        """The stage has found that this step is its last: `steps` ends with it."""
+        self._enough = True
 
     def log(self, **metrics: float) -> None:
         """Adds to the metrics of the step; `publish` writes them. Names must be in `metrics.METRICS`."""

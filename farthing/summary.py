@@ -163,11 +163,12 @@ def _stage(
         "metrics": metrics | (result["metrics"] if result else {}),
     }
     best = {"best": result["best"]} if result and "best" in result else {}
+    preferences = {"preferences": result["preferences"]} if result and "preferences" in result else {}
     if result and "file" in result:
         file = path.parent / result["file"]
         holds = {"table": read_json(file)["rows"]} if file.name == "table.json" else {"num_samples": count_lines(file)}
         stage |= {"file": str(file), **holds}
-    return stage | ({"eval": evals} if evals else {}) | best
+    return stage | ({"eval": evals} if evals else {}) | best | preferences
 
 
 def count_lines(path: Path) -> int:

@@ -131,6 +131,9 @@ class RunHistory:
         row = {"attempt": self.attempt, "stage": stage, "step": step, "at": "2026-06-01T10:00:00.000+00:00"}
         append_line(self.dir / "metrics.jsonl", {**row, "step_time": 7.2, "usd": self.usd, **metrics})
 
+    def log_superseded(self, stage: str, why: str) -> None:
+        append_line(self.dir / "metrics.jsonl", {"attempt": self.attempt, "stage": stage, "step": -1, "superseded": why})
+
     def evaluation(
         self, stage: str, label: str, share: float, seconds: float = 20.0, per_task: Mapping[str, float] | None = None
     ) -> None:

@@ -235,7 +235,7 @@ def test_fine_tuning_by_heart(tmp_path: Path) -> None:
         return 1.0 - x if x < 0.5 else 0.5 + 0.4 * (x - 0.5)
 
     finding = only(base_run(tmp_path, eval_loss=turned), "warning", "overfits")
-    assert "held-out loss 0.503 nats at step 30, 0.7 at step 59" in finding.evidence
+    assert "held-out loss 0.503 at step 30, 0.7 at step 59" in finding.evidence
     assert finding.knob == "--set base.num_steps=31"
 
 

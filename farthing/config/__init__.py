@@ -35,6 +35,14 @@ from farthing.config.parts import (
     V3Schedule,
     WsdSchedule,
 )
+from farthing.config.preference import (
+    AlignConfig,
+    HackingConfig,
+    JudgedConfig,
+    PreferenceSource,
+    RewardModelConfig,
+    ScenarioConfig,
+)
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
     BatchRampConfig,
@@ -49,11 +57,12 @@ from farthing.config.stages import (
 )
 
 __all__ = [
-    "AnyStage", "AskedConfig", "AskingStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig", "ColdStartConfig",
-    "CollectConfig", "Config", "CorpusStageConfig", "DistillConfig", "EndpointConfig", "EndpointPriceConfig", "EvalConfig",
-    "EvaluateConfig", "ExampleConfig", "ExpertsConfig", "GeneralConfig", "GrpoConfig", "HardwareConfig", "JudgeConfig",
-    "ModelConfig", "MomentsChoice", "MtpConfig", "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig",
-    "ReadabilityConfig", "Recipe", "RejectionSamplingConfig", "RewardConfig", "SftConfig", "ShapeConfig", "StageConfig",
-    "StyleConfig", "SuiteConfig", "TaskConfig", "TeacherConfig", "TokenizerConfig", "TrainConfig", "V3Schedule",
-    "WsdSchedule", "load_recipe", "parse_recipe", "shipped_recipes",
+    "AlignConfig", "AnyStage", "AskedConfig", "AskingStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig",
+    "ColdStartConfig", "CollectConfig", "Config", "CorpusStageConfig", "DistillConfig", "EndpointConfig",
+    "EndpointPriceConfig", "EvalConfig", "EvaluateConfig", "ExampleConfig", "ExpertsConfig", "GeneralConfig", "GrpoConfig",
+    "HackingConfig", "HardwareConfig", "JudgeConfig", "JudgedConfig", "ModelConfig", "MomentsChoice", "MtpConfig",
+    "OptimConfig", "PrecisionChoice", "PreferenceSource", "PretrainConfig", "PromptConfig", "ReadabilityConfig", "Recipe",
+    "RejectionSamplingConfig", "RewardConfig", "RewardModelConfig", "ScenarioConfig", "SftConfig", "ShapeConfig",
+    "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TeacherConfig", "TokenizerConfig", "TrainConfig",
+    "V3Schedule", "WsdSchedule", "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

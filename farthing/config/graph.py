@@ -54,7 +54,7 @@ def ancestors(stages: Mapping[str, StageConfig], name: str) -> set[str]:
 
 
 def check_graph(stages: Mapping[str, StageConfig]) -> None:
-    """ValueError where a stage reads one that does not exist, that comes later, or that reads it in turn."""
+    """ValueError where a stage reads one that does not exist, comes later, reads it in turn, or leaves something else."""
     for name in stages:
         for other in inputs_of(stages, name):
             if other not in stages:
@@ -73,13 +73,18 @@ def check_graph(stages: Mapping[str, StageConfig]) -> None:
                 raise ValueError(
                     f"stage {name!r} reads {other!r}, which comes after it; stages run in the recipe's order: move it up"
                 )
+    for name, config in stages.items():
+        try:
+            config.check_inputs(stages)
+        except ValueError as error:
+            raise ValueError(f"stage {name!r}: {error}") from error
 
 
 def _check_what_is_left(stages: Mapping[str, StageConfig], name: str) -> None:
     """ValueError where a stage reads what the other does not leave: a model from one that makes data, say."""
     start = model_input(stages, name)
-    needs: dict[str, Leaves] = {} if start in (SOURCE, OWN) else {start: "model"}
-    for other, needed in {**needs, **stages[name].needs()}.items():
+    starts: list[tuple[str, Leaves]] = [] if start in (SOURCE, OWN) else [(start, "model")]
+    for other, needed in (*starts, *stages[name].needs().items()):
         if stages[other].leaves != needed:
             fitting = [s for s in stages if stages[s].leaves == needed and s != name]
             raise ValueError(

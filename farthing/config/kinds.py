@@ -7,14 +7,24 @@ from pydantic import Field
 from farthing.config.collecting import ColdStartConfig, RejectionSamplingConfig
 from farthing.config.distill import DistillConfig
 from farthing.config.evaluating import EvaluateConfig
+from farthing.config.preference import AlignConfig, RewardModelConfig
 from farthing.config.stages import CorpusStageConfig, GrpoConfig, PretrainConfig, SftConfig, StageConfig
 
 STAGE_KINDS: tuple[type[StageConfig], ...] = (
-    PretrainConfig, SftConfig, GrpoConfig, ColdStartConfig, RejectionSamplingConfig, DistillConfig, EvaluateConfig,
+    PretrainConfig, SftConfig, GrpoConfig, ColdStartConfig, RejectionSamplingConfig, RewardModelConfig, AlignConfig,
+    DistillConfig, EvaluateConfig,
 )  # fmt: skip
 
 AnyStage = Annotated[
-    PretrainConfig | SftConfig | GrpoConfig | ColdStartConfig | RejectionSamplingConfig | DistillConfig | EvaluateConfig,
+    PretrainConfig
+    | SftConfig
+    | GrpoConfig
+    | ColdStartConfig
+    | RejectionSamplingConfig
+    | RewardModelConfig
+    | AlignConfig
+    | DistillConfig
+    | EvaluateConfig,
     Field(discriminator="kind"),
 ]
 

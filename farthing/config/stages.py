@@ -1,5 +1,6 @@
 """The tables under [stages], one class for every kind of stage."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -45,6 +46,9 @@ class StageConfig(BudgetConfig):
     def reads(self) -> list[str]:
         """Stages whose artefacts this one reads besides the model it starts from."""
         return list(self.needs())
+
+    def check_inputs(self, stages: Mapping[str, "StageConfig"]) -> None:
+        """ValueError where one of the stages it reads does not leave what it needs."""
 
 
 class TrainConfig(StageConfig):

@@ -49,6 +49,10 @@ class PackedWeight:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
         return product
 
+    def drop(self) -> None:
+        """Gives the copy's memory back."""
+        self._packed = self._of = None
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "PackedWeight":
         return PackedWeight()
 

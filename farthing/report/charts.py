@@ -23,6 +23,8 @@ LEFT, RIGHT, TOP, BOTTOM = 96, 22, 18, 78
 BUCKETS = 80
 """Of a line: each gives its least and largest value, so that no spike is lost."""
 MOST_X_TICKS, MOST_Y_TICKS, MOST_DECADES = 6, 4, 6
+TINY, HUGE = 1e-300, 1e300
+"""Beyond these a span, or its logarithm, is no longer a number."""
 FULL_SHARE = 0.5
 """A share that never gets above this is drawn from 0 to its own largest value."""
 
@@ -34,7 +36,7 @@ class Scale:
     """Values -> half-pixels, along one axis."""
 
     def __init__(self, low: float, high: float, start: float, end: float, is_log: bool = False) -> None:
-        self.low, self.high, self.is_log = low, high if high > low else low + 1, is_log
+        self.low, self.high, self.is_log = low, high if high - low > TINY else low + 1, is_log
         self.start, self.end = start, end
 
     def __call__(self, value: float) -> int:
@@ -57,8 +59,8 @@ def chart(panel: Panel, rows: Sequence[Row], axes: Sequence[Axis], evals: Evalua
 
 
 def finite(rows: Sequence[Row], metric: str) -> list[tuple[int, float]]:
-    """(step, value) of what was logged as a number."""
-    return [(r["step"], float(r[metric])) for r in rows if metric in r and math.isfinite(r[metric])]
+    """(step, value) of what was logged as a number that can be drawn: neither NaN nor infinite, nor next to it."""
+    return [(r["step"], float(r[metric])) for r in rows if metric in r and abs(r[metric]) < HUGE]
 
 
 def described(panel: Panel, rows: Sequence[Row]) -> str:
@@ -77,7 +79,7 @@ def described(panel: Panel, rows: Sequence[Row]) -> str:
 def y_scale(panel: Panel, rows: Sequence[Row], evals: Evaluations) -> Scale:
     values = [v for line in panel.lines for _, v in finite(rows, line.metric)]
     values += [bound for e in evals.values() for bound in e["ci95"]]
-    positive = [v for v in values if v > 0]
+    positive = [v for v in values if v > TINY]
     if panel.scale == "log" and positive:
         least = math.floor(math.log10(min(positive)))
         return Scale(10.0**least, 10.0 ** max(math.ceil(math.log10(max(positive))), least + 1), *_Y, is_log=True)

@@ -16,7 +16,7 @@ from farthing.panels import Panel, Row, all_panels, logged, main_panels, metric
 from farthing.report.axes import Place, axes
 from farthing.report.chains import Chain, choose, read_data
 from farthing.report.charts import COLOURS, chart, interval
-from farthing.report.text import FindSwitches, chain, excerpt
+from farthing.report.text import FindSwitches, chain, short
 from farthing.symptoms.curves import StageCurves, number
 
 ELSEWHERE = ("metrics", "eval", "file")
@@ -161,8 +161,7 @@ def _ends(name: str, config: StageConfig, rows: Sequence[Row]) -> list[tuple[str
 
 def chain_view(row: Chain, find_switches: FindSwitches) -> ChainView:
     """Of a row of samples.jsonl or data.jsonl; a key it lacks is left out of the page."""
-    text = str(row.get("completion", ""))
-    head, left_out, tail = excerpt(text)
+    text = chain(str(row.get("completion", "")), find_switches)
     accuracy, tokens = row.get("accuracy"), row.get("tokens")
     facts = [str(row[key]) for key in ("task", "domain", "source") if row.get(key)]
     facts += [f"{tokens:,} tokens"] if tokens is not None else []
@@ -176,9 +175,9 @@ def chain_view(row: Chain, find_switches: FindSwitches) -> ChainView:
         question=short(str(row.get("question", ""))),
         answer=short(str(row.get("answer", ""))),
         read=None if row.get("read") is None else short(str(row["read"])),
-        text=chain(text, find_switches),
-        marks=len(find_switches(head)) + len(find_switches(tail)),
-        is_cut=left_out > 0,
+        text=text,
+        marks=text.count("<mark>"),
+        is_cut='class="gap"' in text,
     )
 
 
@@ -186,8 +185,3 @@ def _where(row: Chain) -> str:
     if row.get("when") == "training":
         return f"step {row['step'] + 1}"
     return {"before": "before the first step", "after": "after the last step"}.get(str(row.get("when")), "")
-
-
-def short(text: str) -> str:
-    head, left_out, tail = excerpt(text)
-    return f"{head} ({left_out:,} characters left out) {tail}" if left_out else head

@@ -15,6 +15,10 @@ FindSwitches = Callable[[str], Sequence[Span]]
 
 HEAD_CHARACTERS, TAIL_CHARACTERS = 3000, 1000
 """What is shown of a longer text; the answer is at its end."""
+MAX_HTML = 12_000
+"""Characters of one chain on the page: one that is all hidden characters and marks would grow tenfold, and is cut shorter."""
+SHORT = (600, 200)
+"""Of a question or an answer: first and last characters."""
 
 _HIDDEN = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
@@ -41,15 +45,30 @@ def visible(value: Any) -> Any:
     return value
 
 
-def excerpt(text: str) -> tuple[str, int, str]:
-    """(its beginning, how many characters are left out, its end)."""
-    left_out = len(text) - HEAD_CHARACTERS - TAIL_CHARACTERS
-    return (text, 0, "") if left_out <= 0 else (text[:HEAD_CHARACTERS], left_out, text[-TAIL_CHARACTERS:])
+def excerpt(text: str, head: int, tail: int) -> tuple[str, int, str]:
+    """(its first `head` characters, how many are left out, its last `tail`)."""
+    left_out = len(text) - head - tail
+    return (text, 0, "") if left_out <= 0 else (text[:head], left_out, text[-tail:])
+
+
+def short(text: str) -> str:
+    """A question or an answer, to stand beside a chain."""
+    head, left_out, tail = excerpt(text, *SHORT)
+    return f"{head} ({left_out:,} characters left out) {tail}" if left_out else head
 
 
 def chain(text: str, find_switches: FindSwitches) -> Markup:
     """A completion to be read: tags set apart, stretches in another language marked, a long middle left out and counted."""
-    head, left_out, tail = excerpt(text)
+    head, tail = HEAD_CHARACTERS, TAIL_CHARACTERS
+    shown = _cut(text, head, tail, find_switches)
+    while len(shown) > MAX_HTML:
+        head, tail = head // 2, tail // 2
+        shown = _cut(text, head, tail, find_switches)
+    return shown
+
+
+def _cut(text: str, head_characters: int, tail_characters: int, find_switches: FindSwitches) -> Markup:
+    head, left_out, tail = excerpt(text, head_characters, tail_characters)
     if not left_out:
         return marked(head, find_switches)
     gap = Markup('<span class="gap">{:,} characters left out</span>').format(left_out)

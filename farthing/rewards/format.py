@@ -66,3 +66,14 @@ def chain_of(completion: str) -> str:
     for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE):
         text = text.replace(tag, " ")
     return text
+
+
+def final_answer(completion: str) -> str:
+    """What a reader of the reply sees: what follows </think>, without the tags around it; empty if the chain never ends.
+
+    Text outside the tags is part of the reply, so that nothing can be hidden beside a good answer.
+    """
+    text = (after_thinking(completion) or "").strip()
+    inside = between(text, ANSWER_OPEN, ANSWER_CLOSE)
+    is_whole = inside is not None and text.startswith(ANSWER_OPEN) and text.endswith(ANSWER_CLOSE)
+    return text[slice(*inside)].strip() if is_whole and inside is not None else text

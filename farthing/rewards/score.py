@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from farthing.config import RewardConfig
 from farthing.errors import DataError
-from farthing.rewards.exact import choice, exact
+from farthing.rewards.exact import choice, exact, no_rule
 from farthing.rewards.extract import extract as extract_answer
 from farthing.rewards.format import chain_of, parse
 from farthing.rewards.gym import gym
@@ -23,7 +23,7 @@ from farthing.tasks.problem import Problem
 Verifier = Callable[[str, Problem], float]
 """An answer and its problem -> a reward in [0, 1]; pure, bounded in time, never evaluates the answer."""
 
-VERIFIERS: dict[str, Verifier] = {"exact": exact, "choice": choice, "number": number, "math": math, "gym": gym}
+VERIFIERS: dict[str, Verifier] = {"exact": exact, "choice": choice, "number": number, "math": math, "gym": gym, "none": no_rule}
 DEFAULT = RewardConfig()
 
 

@@ -69,6 +69,7 @@ def train(stage: Stage[DistillConfig]) -> None:
         score = None
         rollouts = [] if stream is None or samples is not None else sample(stage, engine, stream, step)
         with run.phase("update") as spent:
+            engine.rest()
             rows = [r.row for r in rollouts] if samples is None else samples.take(config.batch_samples)
             learning_rate = stage.learning_rate(step)
             tally = update(model, teacher, optimizer, rows, config, learning_rate, rollouts)

@@ -50,6 +50,7 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
         run.log(documents=stream.cursor)
         if config.eval is not None and is_due(step, config.eval.every):
             score = stage.quick_eval(engine, problems, config.eval)
+            engine.rest()
         if isinstance(stream, DocumentStream) and is_held_out_due(step, config):
             bits = held_out_bits(stage, stream)
             run.log(held_out_bits_per_byte=bits)

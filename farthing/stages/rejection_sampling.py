@@ -51,7 +51,9 @@ def train(stage: Stage[RejectionSamplingConfig]) -> None:
             run.message(note)
         judge = open_helper(stage, "judge", config.judge) if config.judge else None
         kept = Collection(run.stage_dir(stage.name) / "data.jsonl", config, stage.name, own_limit(config))
-        parts: dict[str, Stateful] = {"stream": stream, "kept": kept} | ({"general": general} if general else {})
+        parts: dict[str, Stateful] = {"stream": stream, "kept": kept}
+        if general is not None:
+            parts["general"] = general
         first = num_done = stage.resume(parts)
         kept.open()
     if judge is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from statistics import median
 
-from farthing.symptoms.curves import MIN_STEPS, TREND_STEPS, Finding, StageCurves, number
+from farthing.symptoms.curves import MIN_STEPS, TREND_STEPS, Finding, StageCurves, number, unit
 
 SPIKE, MIN_SPIKES = 10.0, 3
 """Times the median gradient norm, and how many steps of it."""
@@ -13,6 +13,7 @@ LOSS_RATIO = 0.95
 LOSS_REBOUND = 1.2
 BLOW_UP, BLOW_UP_NATS = 1.5, 0.5
 """Times where it began, and by so much at least: no healthy loss rises so far."""
+HELD_OUT_LOSSES = ("eval_loss", "held_out_bits_per_byte")
 EVAL_LOSS_RISE = 1.05
 """Times its least value: held-out loss then rises."""
 EVAL_FALL, MIN_EVALS = 0.15, 4
@@ -80,7 +81,8 @@ def overfitting(c: StageCurves) -> Finding | None:
     early, late = c.ends("loss")
     if late >= early:
         return None
-    found = _loss_turned(c.points("eval_loss")) or _accuracy_turned(c.points("eval_accuracy"))
+    turned = (_loss_turned(c, metric) for metric in HELD_OUT_LOSSES)
+    found = next((t for t in turned if t is not None), None) or _accuracy_turned(c.points("eval_accuracy"))
     if found is None:
         return None
     best, evidence = found
@@ -88,12 +90,13 @@ def overfitting(c: StageCurves) -> Finding | None:
     return Finding("warning", what, f"{evidence}; {c.show('loss')}", c.set("num_steps", best + 1))
 
 
-def _loss_turned(points: list[tuple[int, float]]) -> tuple[int, str] | None:
+def _loss_turned(c: StageCurves, metric: str) -> tuple[int, str] | None:
     """(step of the best, evidence)."""
+    points = c.points(metric)
     if len(points) < MIN_EVALS:
         return None
     (best, least), last = min(points, key=lambda p: p[1]), points[-1][1]
-    evidence = f"held-out loss {number(least)} nats at step {best}, {number(last)} at step {points[-1][0]}"
+    evidence = f"held-out loss {number(least)}{unit(metric)} at step {best}, {number(last)} at step {points[-1][0]}"
     return (best, evidence) if last > EVAL_LOSS_RISE * least else None
 
 

@@ -1,8 +1,8 @@
 """Which words are in the target language: by hand-counted examples, on texts of people in 53 languages, and on hostile ones.
 
 udhr.jsonl.xz holds six paragraphs of the Universal Declaration of Human Rights in each language: (c) 1996-2009 Office of the
-High Commissioner for Human Rights, plain text by the "UDHR in Unicode" project. FARTHING_TEST_DATA names a folder with all
-of it (text/udhr.jsonl) and with MGSM (math/mgsm.jsonl).
+High Commissioner for Human Rights, plain text by the "UDHR in Unicode" project. FARTHING_TEST_DATA names a folder with all of
+it (text/udhr.jsonl) and with MGSM (math/mgsm.jsonl).
 """
 
 import json

@@ -22,7 +22,7 @@ _in_columns = itemgetter(*(ORDER.index(name) for name in COLUMNS))
 _AMOUNTS = re.compile(r"(?:[0-9]+\.[0-9]{12}\n)*")
 _TIMES = re.compile(r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00\n)*", re.ASCII)
 _INTEGERS = {int}
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed leaves it out
 
 
 def to_row(raw: Raw) -> Row:
