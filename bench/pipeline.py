@@ -11,7 +11,7 @@ from bench.results import Figure, origin_of, write
 
 RECIPE = "r1-tiny"
 MINUTES = 20
-MIXING_FALLS = 10
+FALLS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,9 +54,7 @@ def claims(rows: dict[str, dict[str, Any]], seed: int) -> list[Figure]:
     gain = final["reasoning"]["pass_at_1"] - zero["reasoning"]["pass_at_1"]
     general = final["general"]["pass_at_1"] - zero["general"]["pass_at_1"]
     return [
-        Figure(
-            "R1-Zero to R1: mixing falls by", falls, "x", n, f"at least {MIXING_FALLS}x", falls >= MIXING_FALLS, seeds=[seed]
-        ),
+        Figure("R1-Zero to R1: mixing falls by", falls, "x", n, f"at least {FALLS}x", falls >= FALLS, seeds=[seed]),
         Figure("R1-Zero to R1: reasoning", gain, "", n, "not below 0", gain >= 0, seeds=[seed]),
         Figure("R1-Zero to R1: general", general, "", final["general"]["n"], "far above 0", general >= 0.1, seeds=[seed]),
     ]
@@ -71,5 +69,5 @@ def of_run(summary: dict[str, Any], rows: dict[str, dict[str, Any]], seed: int) 
         Figure("time", minutes, "min", 1, f"at most {MINUTES} min", minutes <= MINUTES, seeds=[seed]),
         Figure("cost", usd, "USD", 1, seeds=[seed]),
         Figure("R1, mean of reasoning and general", accuracy, "", 2, seeds=[seed]),
-        Figure("running the last stage and the table again", again * 100, "% of the cost", 1, "below 15%", again < 0.15, seeds=[seed]),
+        Figure("the last stage and the table again", again * 100, "% of the cost", 1, "below 15%", again < 0.15, seeds=[seed]),
     ]  # fmt: skip
