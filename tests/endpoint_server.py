@@ -1,5 +1,6 @@
 """A chat endpoint on this machine that does what a test tells it: answer, refuse, dawdle, talk nonsense, hang up."""
 
+import contextlib
 import json
 import threading
 import time
@@ -51,14 +52,13 @@ class Server:
             self.headers.append({"path": handler.path, **dict(handler.headers)})
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
-        try:
-            time.sleep(self.delay_s)
-            self._reply(handler, *self.behave(number, body))
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        finally:
-            with self._lock:
-                self._at_once -= 1
+        time.sleep(self.delay_s)
+        reply = self.behave(number, body)
+        with self._lock:
+            # before the reply: the client may ask again as soon as it has it
+            self._at_once -= 1
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._reply(handler, *reply)
 
     def _reply(self, handler: BaseHTTPRequestHandler, code: int, data: bytes, headers: dict[str, str]) -> None:
         if code == 0:  # hangs up in the middle of a promised body
