@@ -171,7 +171,8 @@ class CollectConfig(StageConfig):
     """Completions of each."""
     keep_per_problem: Count = 1
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Two completions of a problem that share this much of their 5-grams (Jaccard) count as one; 1: exact repeats only."""
+    """Completions of a group that share this much of their 5-grams (Jaccard) count as one; 1: exact repeats only, which are
+    found in all that the stage has kept."""
     max_completion_tokens: Count
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
