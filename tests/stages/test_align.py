@@ -240,13 +240,14 @@ def test_a_reward_model_that_likes_length_is_caught_and_the_best_checkpoint_kept
 
 @pytest.mark.slow
 def test_killed_by_the_system_at_random_moments_it_ends_alike(finished: Path, tmp_path: Path) -> None:
-    """SIGKILL, four times, whatever the process is doing."""
+    """SIGKILL, up to four times (a fast machine ends sooner), whatever the process is doing."""
     rng = random.Random(5)
     command = [sys.executable, "-m", "farthing", "run", str(MICRO_ALIGN), "--run-dir", str(tmp_path / "run"), "--plain"]
     for _ in range(4):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
-            next(line for line in process.stdout if line.startswith("stage "))
+            if next((line for line in process.stdout if line.startswith("stage ")), None) is None:
+                break  # every stage was complete already
             time.sleep(rng.uniform(0, 1.5))
             process.kill()
     run(tmp_path / "run")
@@ -254,4 +255,5 @@ def test_killed_by_the_system_at_random_moments_it_ends_alike(finished: Path, tm
         assert result_of(tmp_path / "run", stage) == result_of(finished, stage), stage
     bill = farthing_json("bill", tmp_path / "run")
     assert Decimal(bill["total_usd"]) == sum(Decimal(a["usd"]) for a in bill["attempts"])
-    assert [a["outcome"] for a in bill["attempts"]][-1] == "ok"
+    outcomes = [a["outcome"] for a in bill["attempts"]]
+    assert outcomes[-1] == "ok" and outcomes[0] != "ok"
