@@ -5,6 +5,7 @@ three).
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unknown>"
 """Not in the vocabulary on purpose: the library then refuses a character it has no token for."""
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
+TAG = re.compile("|".join(TAGS))
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 FIM = ("<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>")
 """Fill in the middle: before the prefix, before the suffix, before what belongs between them."""
@@ -76,8 +78,8 @@ class Tokenizer:
                     "a text cannot be tokenized because it holds half of a surrogate pair, which is no character; replace it"
                 ) from error
             known = self.backend.get_vocab(with_added_tokens=True)
-            of_tags = "<>/" if set(TAGS) <= known.keys() else ""
-            foreign = sorted({char for text in texts for char in text if char not in known and char not in of_tags})
+            plain = "".join(TAG.sub("", text) for text in texts) if set(TAGS) <= known.keys() else "".join(texts)
+            foreign = sorted(set(plain) - known.keys())
             raise DataError(
                 f"the model's tokenizer has no token for {''.join(foreign)!r}; it knows single characters only. "
                 "Add them to the model's `alphabet`, or keep them out of the tasks and prompts"

@@ -82,7 +82,9 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _shape_where_needed(self) -> "ModelConfig":
         if (self.source == "scratch") != (self.shape is not None):
-            raise ValueError('[model.shape] belongs to source = "scratch", and only to it')
+            raise ValueError('a table `shape` belongs to source = "scratch", and only to it')
+        if self.source != "scratch" and (self.alphabet or self.tokenizer != TokenizerConfig()):
+            raise ValueError(f'`alphabet` and `tokenizer` are for source = "scratch"; {self.source} brings its own')
         return self
 
 

@@ -110,3 +110,69 @@ def test_the_logprobs_beside_it_are_those_of_cross_entropy(model: Decoder, hidde
     torch.testing.assert_close(found.entropy_R, entropy, atol=1e-5, rtol=1e-5)
     grads = [torch.autograd.grad(x.sum(), student, retain_graph=True)[0] for x in (found.logprobs_R, logprobs)]
     torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("beta", [0.1, 0.9])
+def test_the_gradient_by_logits_equals_finite_differences(kind: Divergence, beta: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    teacher, logits = (torch.randn(3, 6, dtype=torch.float64, generator=generator) * 3 for _ in range(2))
+    teacher, step = teacher.log_softmax(1), 1e-6
+    _, grad = divergence(teacher, logits.log_softmax(1), kind, beta)
+    for k in range(6):
+        nudge = torch.zeros(3, 6, dtype=torch.float64).index_fill_(1, torch.tensor([k]), step)
+        ends = [divergence(teacher, (logits + s * nudge).log_softmax(1), kind, beta)[0] for s in (1, -1)]
+        torch.testing.assert_close(grad[:, k], (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-8)
+
+
+def test_what_the_divergences_are_to_each_other() -> None:
+    """Forward is reverse with the sides changed; jsd tends to beta times forward, and to (1 - beta) times reverse."""
+    generator = torch.Generator().manual_seed(8)
+    p, q = (torch.randn(4, 9, dtype=torch.float64, generator=generator).log_softmax(1) for _ in range(2))
+    forward, reverse = divergence(p, q, "forward", 0.5)[0], divergence(p, q, "reverse", 0.5)[0]
+    torch.testing.assert_close(forward, divergence(q, p, "reverse", 0.5)[0])
+    torch.testing.assert_close(divergence(p, q, "jsd", 1e-6)[0] / 1e-6, forward, rtol=1e-4, atol=0)
+    torch.testing.assert_close(divergence(p, q, "jsd", 1 - 1e-6)[0] / 1e-6, reverse, rtol=1e-4, atol=0)
+    assert (divergence(p, q, "jsd", 0.5)[0] <= math.log(2)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_but_one_token_and_the_rest_are_the_whole_vocabulary(
+    model: Decoder, hidden: tuple[Tensor, Tensor, Tensor], kind: Divergence
+) -> None:
+    student, teacher, targets = hidden
+    results = []
+    for top_k in (0, model.shape.vocab_size - 1, model.shape.vocab_size):
+        found = token_divergences(model, student, model, teacher, torch.arange(ROWS), targets, Comparison(kind, top_k=top_k))
+        results.append((found.divergence_R.detach(), torch.autograd.grad(found.divergence_R.sum(), student)[0]))
+    for value, grad in results[1:]:
+        torch.testing.assert_close(value, results[0][0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(grad, results[0][1], atol=1e-5, rtol=1e-3)
+
+
+def test_entries_beyond_the_smaller_vocabulary_are_left_out(model: Decoder, hidden: tuple[Tensor, Tensor, Tensor]) -> None:
+    """An embedding that is padded: the extra rows change nothing, and where they are the student's nothing flows into them."""
+    student, states, targets = hidden
+    padded = Decoder(model.shape.model_copy(update={"vocab_size": 70}))
+    padded.load_state_dict({**model.state_dict(), "embed.weight": torch.cat((model.head_weight, torch.full((9, 24), 5.0)))})
+    how, places = Comparison("reverse"), torch.arange(ROWS)
+    plain = token_divergences(model, student, model, states, places, targets, how)
+    torch.testing.assert_close(token_divergences(model, student, padded, states, places, targets, how), plain)
+    other_way = token_divergences(padded, student, model, states, places, targets, how)
+    torch.testing.assert_close(other_way, plain)
+    (grad,) = torch.autograd.grad(other_way.divergence_R.sum(), padded.head_weight)
+    assert grad[:61].abs().max() > 0
+    assert not grad[61:].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(
+    model: Decoder, hidden: tuple[Tensor, Tensor, Tensor], kind: Divergence
+) -> None:
+    student, _, targets = hidden
+    for scale in (1.0, 1e3):  # logits of thousands stay finite
+        state = (student * scale).detach().requires_grad_()
+        found = token_divergences(model, state, model, state.detach(), torch.arange(ROWS), targets, Comparison(kind))
+        (grad,) = torch.autograd.grad(found.divergence_R.sum(), state)
+        assert found.divergence_R.abs().max() < 1e-5
+        assert grad.abs().max() < 1e-4
