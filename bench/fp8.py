@@ -2,26 +2,27 @@
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from bench.moe import interval
+from bench.moe import RECIPE, bits_of, interval, run_once
 from bench.results import Figure, origin_of, write
+from farthing.artefact import open_artefact
+from farthing.config import load_recipe
 from farthing.models.fp8 import round_blocks
-from farthing.precision import best_precision
+from farthing.precision import Precision, best_precision, set_precision
 
-RECIPE = "v3-tiny"
-COMMON = ("base.eval.num_problems=8", "base.eval.samples=1", "base.checkpoint.every=0")
+COMMON = ("base.eval.num_problems=8", "base.eval.samples=1")
 TARGET = 0.0025
 """What DeepSeek-V3 reports, arXiv:2412.19437, section 3.3."""
 LAST_PART = 0.2
 """Of the steps, whose mean loss is compared."""
-CONTROL = "as without, split otherwise"
+CONTROL = "1.01 x learning rate"
+"""A change that nobody would call one: how far apart it lets two runs land is what fp8's error must be seen against."""
+DOCUMENTS = 1024
 STEP_CHANNELS = 32
 """Channels that one tensor-core instruction adds up before its sum goes into the accumulator (V3, section 3.3.2: N_C = 128 is
 four of them)."""
@@ -40,7 +41,7 @@ def measure(args: argparse.Namespace) -> Path:
     if args.quick:
         args.seeds, args.steps = args.seeds[:1], 10
     kinds = variants()
-    runs = {(kind, seed): run_once(kind, extra, seed, args) for seed in args.seeds for kind, extra in kinds.items()}
+    runs = {(kind, seed): run_once(kind, (*COMMON, *extra), seed, args) for seed in args.seeds for kind, extra in kinds.items()}
     curves = {key: losses(run_dir) for key, run_dir in runs.items()}
     without, *others = kinds
     figures = []
@@ -52,14 +53,17 @@ def measure(args: argparse.Namespace) -> Path:
     for kind in kinds:
         mean = fmean(end(curves[kind, seed]) for seed in args.seeds)
         figures.append(Figure(f"mean loss, {kind}", mean, "nats/token", len(args.seeds), seeds=args.seeds))
+    changes = [reread(runs[without, seed]) for seed in args.seeds]
+    figures.append(mean_figure(f"held-out, {without}'s weights in fp8", changes, args.seeds))
     figures += accumulator_figures()
     command = f"python -m bench fp8 --seeds {' '.join(map(str, args.seeds))} --steps {args.steps}"
     note = (
-        f"{RECIPE}, {args.steps} steps. Loss: next-token cross-entropy in training, mean over the last {LAST_PART:.0%} of "
-        f"the steps, against {without} with the same seed: equal weights at the start, equal documents in equal order. "
-        f"'{CONTROL}' is {without} in microbatches of half the size: the same update but for the order of sums, so it shows "
-        "how far two runs drift apart by rounding alone. FP8 is emulated, with sums in fp32. Accumulator: one product of two "
-        f"matrices, uniform in 0 to 1, over 4,096 channels; sums cut to {ACCUMULATOR_BITS} bits every {STEP_CHANNELS}."
+        f"{RECIPE}, {args.steps} steps. Loss: next-token cross-entropy in training, mean over the last {LAST_PART:.0%} of the "
+        f"steps, against {without} with the same seed: equal weights at the start, equal documents in equal order. "
+        f"'{CONTROL}' is {without} so changed: any two runs that differ a little part, and this shows how far. Held-out loss: "
+        f"{without}'s final weights on {DOCUMENTS:,} documents, multiplied in fp8 against {without}. FP8 is emulated. "
+        "Accumulator: one product of two matrices, uniform in 0 to 1, over 4,096 channels; sums cut to "
+        f"{ACCUMULATOR_BITS} bits every {STEP_CHANNELS}."
     )
     path = Path("runs/bench/fp8-quick.json") if args.quick else None
     return write("fp8", command, figures, note, origin=origin_of([*runs.values()]), path=path)
@@ -67,28 +71,30 @@ def measure(args: argparse.Namespace) -> Path:
 
 def variants() -> dict[str, list[str]]:
     """Name -> overrides; the first is what the others are held against."""
-    compute = best_precision()
+    compute, optim = best_precision(), load_recipe(RECIPE).stages["base"].optim
+    without = f"precision={compute}"
     return {
-        compute: [f"precision={compute}"],
+        compute: [without],
         "fp8": ["precision=fp8"],
-        CONTROL: [f"precision={compute}", "base.max_microbatch_tokens=1024"],
+        CONTROL: [without, f"base.optim.learning_rate={1.01 * optim.learning_rate:.6g}"],
     }
-
-
-def run_once(kind: str, extra: list[str], seed: int, args: argparse.Namespace) -> Path:
-    run_dir: Path = args.runs / f"{kind.replace(', ', '-').replace(' ', '-')}-{args.steps}-s{seed}"
-    if not (run_dir / "stages" / "base" / "result.json").is_file():
-        command = [sys.executable, "-m", "farthing", "run", RECIPE, "--seed", str(seed), "--run-dir", str(run_dir), "--plain"]
-        for override in (*COMMON, f"base.num_steps={args.steps}", *extra):
-            command += ["--set", override]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-    return run_dir
 
 
 def losses(run_dir: Path) -> list[float]:
     """Of every step; a step that a killed attempt did before counts as the attempt that went on did it."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return list({row["step"]: float(row["loss"]) for row in rows}.values())
+
+
+def reread(run_dir: Path) -> float:
+    """Relative change of the held-out loss when the same weights multiply in fp8."""
+    artefact = open_artefact(run_dir)
+    bits = {}
+    choices: tuple[Precision, ...] = (best_precision(), "fp8")
+    for precision in choices:
+        set_precision(artefact.model, precision)
+        bits[precision] = bits_of(artefact, DOCUMENTS)
+    return bits["fp8"] / bits[best_precision()] - 1
 
 
 def end(curve: list[float]) -> float:

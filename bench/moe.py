@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from bench.results import Figure, write
-from farthing.artefact import open_artefact
+from farthing.artefact import Artefact, open_artefact
 from farthing.config import PretrainConfig, load_recipe
 from farthing.data.batches import Row, microbatches
 from farthing.data.corpus import with_chain
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> Path:
     kinds = variants()
-    runs = {(kind, seed): run_once(kind, extra, seed, args) for kind, extra in kinds.items() for seed in args.seeds}
+    runs = {(kind, seed): run_once(kind, (*COMMON, *extra), seed, args) for kind, extra in kinds.items() for seed in args.seeds}
     bits = {key: bits_per_byte(run_dir, args.documents) for key, run_dir in runs.items()}
     figures = []
     for kind in kinds:
@@ -81,20 +82,25 @@ def _active(shape: ModelShape, changes: dict[str, Any]) -> int:
     return shape.model_copy(update=changes).num_params(active=True)
 
 
-def run_once(kind: str, extra: list[str], seed: int, args: argparse.Namespace) -> Path:
+def run_once(kind: str, overrides: Sequence[str], seed: int, args: argparse.Namespace) -> Path:
+    """Where `args.steps` steps of the recipe, so changed, are done or have been done before."""
     run_dir: Path = args.runs / f"{kind.replace(', ', '-').replace(' ', '-')}-{args.steps}-s{seed}"
     if not (run_dir / "stages" / "base" / "result.json").is_file():
         command = [sys.executable, "-m", "farthing", "run", RECIPE, "--seed", str(seed), "--run-dir", str(run_dir), "--plain"]
-        for override in (*COMMON, f"base.num_steps={args.steps}", *extra):
+        for override in (f"base.num_steps={args.steps}", *overrides):
             command += ["--set", override]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return run_dir
 
 
-@torch.no_grad()
 def bits_per_byte(run_dir: Path, num_documents: int) -> float:
     """Of the completions, chains written out, of held-out problems."""
-    artefact = open_artefact(run_dir)
+    return bits_of(open_artefact(run_dir), num_documents)
+
+
+@torch.no_grad()
+def bits_of(artefact: Artefact, num_documents: int) -> float:
+    """The same of a model that came out of a run."""
     assert artefact.recipe is not None, "it comes out of a run"
     config = artefact.recipe.stages["base"]
     assert isinstance(config, PretrainConfig)
