@@ -17,13 +17,16 @@ from farthing.config import (
     PretrainConfig,
     Recipe,
     RejectionSamplingConfig,
+    RewardConfig,
     RewardModelConfig,
     SftConfig,
     StageConfig,
     TaskConfig,
 )
 from farthing.data.corpora import corpus_digests
+from farthing.data.language import require_identifier
 from farthing.data.preferences import load_examples
+from farthing.data.samples import iter_samples
 from farthing.endpoint import read_key
 from farthing.errors import DataError, RecipeError
 from farthing.models.reward import load_reward_model
@@ -37,6 +40,9 @@ def check_inputs(recipe: Recipe) -> None:
     """Opens every stage's tasks and files. RecipeError or DataError says what is wrong with the first that cannot be used."""
     for name, config in recipe.stages.items():
         _check_files(name, config)
+        reward = getattr(config, "reward", None)
+        if isinstance(reward, RewardConfig) and reward.identify_language:
+            require_identifier()
         if isinstance(config, RewardModelConfig):
             _check_preferences(config, recipe.seed)
         if isinstance(config, AlignConfig):
@@ -76,6 +82,8 @@ def _check_files(name: str, config: StageConfig) -> None:
     for file in sample_files(config):
         if not file.is_file():
             raise DataError(f"{name} names {file}, and there is no such file; correct the path, or make the file first")
+        for _ in iter_samples(file):
+            pass  # for its error: a bad line must not be met hours later
     for folder in model_folders(config):
         if not (folder / "config.json").is_file():
             raise RecipeError(

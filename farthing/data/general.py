@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,3 @@ class GeneralSamples:
         else:
             completion = f"{thought}\n\n{problem.answer}" if thought else problem.answer
         return Sample(problem.question, completion, problem.task, "general", "gold", problem.answer)
-
-
-def count_samples(files: list[str]) -> int:
-    """Of all files together; DataError names the first bad line. Nothing of them is kept in memory."""
-    return sum(1 for _ in chain.from_iterable(iter_samples(Path(file)) for file in files))

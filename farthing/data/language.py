@@ -1,6 +1,7 @@
 """Text -> ISO 639 code of its language. py3langid: 140 languages in a 4.6 MB package, no download, NumPy only."""
 
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from farthing.errors import DataError
@@ -9,12 +10,17 @@ EXCERPT = 200
 MIN_LETTERS = 20
 
 
+def require_identifier() -> None:
+    """DataError where the package is not installed."""
+    if find_spec("py3langid") is None:
+        raise DataError("telling languages apart needs the package py3langid: pip install 'farthing[data]'")
+
+
 @cache
 def _identifier(min_confidence: float) -> Any:
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise DataError("telling languages apart needs the package py3langid: pip install 'farthing[data]'") from error
+    require_identifier()
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=min_confidence)
 
 
