@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farthing.rewards.format import parse
+from farthing.rewards.format import final_answer, parse
 
 GOOD = "<think>2+2</think>\n<answer>4</answer>"
 
@@ -52,3 +52,22 @@ def test_a_megabyte_is_linear(piece: str) -> None:
     start = time.process_time()
     assert not parse(piece * (1_000_000 // len(piece))).is_well_formed
     assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("<think>a</think> <answer> 7 </answer>\n", "7"),
+        ("<think>a</think>7", "7"),
+        ("7", "7"),
+        ("<answer>7</answer>", "7"),
+        ("<think>a</think><answer>7</answer> and insults", "<answer>7</answer> and insults"),
+        ("<think>a</think>bait <answer>7</answer>", "bait <answer>7</answer>"),
+        ("<think>a</think><answer>7</answer><answer>8</answer>", "<answer>7</answer><answer>8</answer>"),
+        ("<think><answer>7</answer></think>", ""),
+        ("<think>never ends <answer>7</answer>", ""),
+        ("", ""),
+    ],
+)
+def test_the_final_answer_is_all_that_a_reader_sees(completion: str, answer: str) -> None:
+    assert final_answer(completion) == answer

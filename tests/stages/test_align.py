@@ -160,6 +160,9 @@ def test_what_is_wrong_with_reward_models_and_prompts_is_said(copied: Path, tmp_
     assert "needs the reward_model of 'base', and that leaves its model" in theirs
     long = refused(copied, again, "r1.max_completion_tokens=180")
     assert "plus max_completion_tokens = 180 exceeds the 192 positions of the model" in long
+    alone = farthing_here("profile", MICRO_ALIGN, "--stage", "r1")
+    assert alone.returncode == 2
+    assert "r1 reads what rm_helpful, rm_harmless made, and a profile runs one stage alone" in " ".join(alone.stderr.split())
     file = copied / "stages" / "rm_helpful" / "model" / "model.safetensors"
     weights = load_file(file)
     save_file(weights | {"score.weight": weights["score.weight"] * 2}, file)
@@ -168,12 +171,25 @@ def test_what_is_wrong_with_reward_models_and_prompts_is_said(copied: Path, tmp_
     assert "--from rm_helpful" in changed
 
 
-def test_pairs_of_the_models_own_completions_are_judged_once(copied: Path) -> None:
+def test_pairs_of_the_models_own_completions_are_judged_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged = (
         'rm_helpful.judged={ tasks = [{ spec = "toy:general" }], num_prompts = 48, max_completion_tokens = 40, '
         "min_margin = 1.0, reward = { accuracy = 0.0, format = 1.0 } }"
     )
+    publish, lives = Run.publish, [0.0]
+
+    def die_once(self: Run, step: int) -> None:
+        lives.append(pairs_file.stat().st_mtime_ns)
+        if len(lives) == 2:
+            raise KeyboardInterrupt
+        publish(self, step)
+
+    pairs_file = copied / "stages" / "rm_helpful" / "pairs.jsonl"
+    monkeypatch.setattr(Run, "publish", die_once)
+    args = ("run", MICRO_ALIGN, "--run-dir", copied, "--plain", "--only", "rm_helpful", "--set", judged)
+    assert farthing_here(*args).returncode == 130
     output = run(copied, judged, only="rm_helpful")
+    assert len(set(lives[1:])) == 1, "the attempt that went on did not judge again"
     metrics = result_of(copied, "rm_helpful")["metrics"]
     assert metrics["num_judged"] == 48
     assert metrics["num_kept"] + metrics["num_equal"] + metrics["num_close"] == 48

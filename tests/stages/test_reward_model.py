@@ -171,6 +171,18 @@ def test_it_learns_what_is_preferred_and_it_holds_for_what_it_has_not_seen(learn
     assert after["ci95"][0] > before["ci95"][1]
 
 
+def test_in_bf16_the_head_learns_with_the_rest_and_scores_are_fp32() -> None:
+    judge, found = scorer("helpfulness"), examples("helpfulness", 12)
+    exact = judge.score(*texts_of(found)).values
+    optimizer = Optimizer(judge.model, "bf16")
+    assert {p.dtype for p in judge.model.parameters()} == {torch.bfloat16}
+    assert judge.score(*texts_of(found)).values == pytest.approx(exact, abs=0.05)
+    head = judge.model.score.weight.clone()
+    losses = [update(judge, optimizer, found, 1e-2)[0].loss for _ in range(5)]
+    assert losses[-1] < losses[0] - 0.1
+    assert not torch.equal(judge.model.score.weight, head)
+
+
 def test_nan_in_a_weight_stops_the_update() -> None:
     judge = scorer("helpfulness")
     before = copy.deepcopy(judge.model.state_dict())

@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from farthing.config import RewardConfig
+from farthing.config import RewardConfig, StyleConfig, TaskConfig
+from farthing.data.corpus import Corpus
 from farthing.errors import DataError
+from farthing.renderer import Renderer
 from farthing.rewards import score
 from farthing.tasks.jsonl import JsonlTask
+from farthing.tasks.stream import ProblemStream
+from farthing.tokenizer import Tokenizer
 
 GOOD = {"question": "1+1?", "answer": "2", "verifier": "number"}
 
@@ -67,3 +72,23 @@ def test_empty_and_missing_files(tmp_path: Path) -> None:
         JsonlTask(tmp_path / "b.jsonl")
     with pytest.raises(DataError, match="on_error"):
         JsonlTask(tmp_path / "b.jsonl", on_error="ignore")
+
+
+MODES: tuple[Literal["tags", "text"], ...] = ("tags", "text")
+
+
+def test_requests_without_an_answer_are_never_right_and_never_trained_on(tmp_path: Path) -> None:
+    request = {"question": "Write a poem.", "verifier": "none"}
+    task = JsonlTask(write(tmp_path / "a.jsonl", request, GOOD))
+    asked, gold = task.problems
+    assert (asked.has_gold, gold.has_gold) == (False, True)
+    for completion in (asked.answer, f"<answer>{asked.answer}</answer>"):
+        for mode in MODES:
+            assert score(completion, asked, RewardConfig(extract=mode)).accuracy == 0.0
+    alone = write(tmp_path / "b.jsonl", request)
+    stream = ProblemStream([TaskConfig(spec=f"jsonl:{alone}")], 0, 0.1)
+    corpus = Corpus(stream, Renderer(Tokenizer.characters("Write a poem.\n")), StyleConfig())
+    with pytest.raises(DataError, match="gives no answers"):
+        corpus.take(1)
+    with pytest.raises(DataError, match="'answer' is given, and the verifier \"none\" reads none"):
+        JsonlTask(write(tmp_path / "c.jsonl", {**request, "answer": "x"}))
