@@ -1,5 +1,7 @@
 """Self-verification words: counted whole, in any case, and by the recipe's own list where it has one."""
 
+from dataclasses import replace
+
 import pytest
 
 from farthing.config import GrpoConfig, RewardConfig, load_recipe, parse_recipe
@@ -31,7 +33,8 @@ def test_counts_add_up_over_texts_and_words_can_be_others() -> None:
 
 
 def test_the_metric_is_a_mean_over_completions() -> None:
-    groups = score_groups([[made(PROBLEMS[0], "wait, check"), made(PROBLEMS[0], "2")]], RewardConfig())
+    rollouts = [replace(made(PROBLEMS[0], "2"), text=text) for text in ("wait, check", "2")]
+    groups = score_groups([rollouts], RewardConfig())
     assert rollout_metrics(groups)["reflection"] == 1.0
     assert rollout_metrics(groups, ["check"])["reflection"] == 0.5
 
