@@ -8,6 +8,7 @@ from bench import (
     audit,
     claims,
     data,
+    fp8,
     gap,
     install,
     kills,
@@ -27,7 +28,7 @@ from bench import (
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
-    measured = (audit, claims, data, gap, install, kills, ledger, memory, mla, moe, mtp, startup)
+    measured = (audit, claims, data, fp8, gap, install, kills, ledger, memory, mla, moe, mtp, startup)
     for name, module in {module.__name__.removeprefix("bench."): module for module in measured}.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__))
     for recipe in learning.TARGETS:

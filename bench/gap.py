@@ -1,9 +1,10 @@
-"""Engine against trainer on the same weights: mean |rollout_logprobs - logprobs|, fp32 and bf16, two models."""
+"""Engine against trainer on the same weights: mean |rollout_logprobs - logprobs|, fp32, bf16 and fp8, two models."""
 
 import argparse
 import random
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -14,7 +15,7 @@ from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
-from farthing.precision import DTYPES
+from farthing.precision import Precision, compute_dtype, set_precision
 from farthing.sources import source_model, use_threads
 from farthing.tokenizer import Tokenizer
 
@@ -30,9 +31,10 @@ def measure(_args: argparse.Namespace) -> Path:
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("r1-zero-tiny", "r1-zero-smollm2"):
-            for precision in ("fp32", "bf16"):
-                model, tokenizer = source_model(load_recipe(name).model, 0, Path(folder), DTYPES[precision])
-                mean, largest, count = gap(model.to(DTYPES[precision]), tokenizer)
+            for precision in get_args(Precision):
+                model, tokenizer = source_model(load_recipe(name).model, 0, Path(folder), compute_dtype(precision))
+                set_precision(model, precision)
+                mean, largest, count = gap(model, tokenizer)
                 target = "at most 1e-3 nats" if precision == "fp32" else "reported"
                 reached = mean <= 1e-3 if precision == "fp32" else None
                 figures.append(Figure(f"{name}, {precision}, mean", mean, "nats", count, target, reached))

@@ -19,7 +19,7 @@ from farthing.cli import app
 from farthing.metrics import METRICS
 
 README = Path(__file__).parent.parent / "README.md"
-BASES = {"Config", "BudgetConfig", "StageConfig", "TrainConfig", "CorpusStageConfig"}
+BASES = {"Config", "BudgetConfig", "StageConfig", "TrainConfig", "CorpusStageConfig", "CollectConfig", "AskedConfig"}
 """Their keys are listed with the tables that have them."""
 
 

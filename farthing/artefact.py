@@ -7,13 +7,12 @@ import torch
 
 from farthing.checkpoint import CheckpointStore, load_state
 from farthing.config import PromptConfig, Recipe
-from farthing.config.graph import SOURCE, model_input
 from farthing.engine.engine import Engine
 from farthing.errors import ModelError
 from farthing.models.decoder import Decoder
-from farthing.precision import DTYPES, resolve_precision
+from farthing.precision import compute_dtype, resolve_precision, set_precision
 from farthing.renderer import Renderer
-from farthing.sources import open_folder, source_model
+from farthing.sources import open_folder, starting_model
 from farthing.summary import recipe_of
 from farthing.tokenizer import Tokenizer
 
@@ -56,7 +55,9 @@ def _from_run(run_dir: Path) -> Artefact:
             continue
         folder = run_dir / "stages" / stage / "model"
         if folder.is_dir():
-            model, tokenizer = open_folder(folder, DTYPES[resolve_precision(recipe.precision)])
+            precision = resolve_precision(recipe.precision)
+            model, tokenizer = open_folder(folder, compute_dtype(precision))
+            set_precision(model, precision)
             return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
         newest = CheckpointStore(run_dir / "checkpoints" / stage, 1, False, lambda _: None).newest()
         if newest is not None:
@@ -65,13 +66,11 @@ def _from_run(run_dir: Path) -> Artefact:
 
 
 def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> Artefact:
-    start = model_input(recipe.stages, stage)
-    if start == SOURCE:
-        model, tokenizer = source_model(recipe.model, recipe.seed, run_dir, torch.float32)
-    else:
-        model, tokenizer = open_folder(run_dir / "stages" / start / "model", torch.float32)
+    if recipe.stages[stage].leaves != "model":
+        raise ModelError(f"{path} is of stage {stage}, which leaves no model but a {recipe.stages[stage].leaves}; name another")
+    model, tokenizer = starting_model(recipe, run_dir, stage, torch.float32)
     model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
-    model.to(DTYPES[resolve_precision(recipe.precision)])
+    set_precision(model, resolve_precision(recipe.precision))
     return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
 
 

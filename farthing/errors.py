@@ -11,7 +11,8 @@ FarthingError
 ├── TrainingDiverged     NaN or infinity in a loss, a gradient or a weight      exit 5
 ├── DiskFull             no space left; the last good checkpoint is kept        exit 6
 ├── Interrupted          Ctrl-C: stopped cleanly with a checkpoint              exit 130
-└── BudgetReached        the budget is spent: stopped cleanly with a checkpoint  exit 7
+├── BudgetReached        the budget is spent: stopped cleanly with a checkpoint  exit 7
+└── EndpointError        a teacher or judge is down, garbled, or refuses         exit 8
 
 The command line prints the message without a traceback and leaves with the exit code.
 """
@@ -68,6 +69,10 @@ class Interrupted(FarthingError):
 
 class BudgetReached(FarthingError):
     exit_code = 7
+
+
+class EndpointError(FarthingError):
+    exit_code = 8
 
 
 def disk_error(path: pathlib.Path, error: OSError) -> FarthingError:

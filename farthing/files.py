@@ -83,12 +83,16 @@ def _ends_line(file: IO[bytes]) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Atomically: a reader sees the old file or the new one."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for a text, in UTF-8."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -8,19 +8,36 @@ import datetime
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 
+from farthing.bought import priced, rates
 from farthing.budget import Budget, Spent
-from farthing.config import CorpusStageConfig, EvaluateConfig, GrpoConfig, PretrainConfig, Recipe, StageConfig, TrainConfig
+from farthing.config import (
+    AlignConfig,
+    AskingStage,
+    CollectConfig,
+    CorpusStageConfig,
+    DistillConfig,
+    EvaluateConfig,
+    GrpoConfig,
+    PretrainConfig,
+    Recipe,
+    RewardModelConfig,
+    SftConfig,
+    StageConfig,
+    TrainConfig,
+)
+from farthing.config.graph import SOURCE
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
-from farthing.rerun import Action, plan_stages
+from farthing.rerun import TO_RUN, Action, plan_stages
+from farthing.sources import stage_shape
 
 GIB = 1 << 30
-TO_RUN = ("run", "resume", "again")
 WORDS: dict[Action, str] = {
     "keep": "done, and kept",
     "run": "",
@@ -29,6 +46,8 @@ WORDS: dict[Action, str] = {
     "leave": "left out",
 }
 """Before the cost of a stage."""
+INSTRUCTION_TOKENS = 200
+"""About what a helper is told before and after the question and the completion."""
 SIZES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
 
 
@@ -110,15 +129,18 @@ def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "")
     speed = probe_speed(recipe) if recipe.runnable else assumed_speed(recipe)
     stages = []
     for name, config in recipe.stages.items():
-        seconds = stage_seconds(config, speed)
-        usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour)
-        memory = memory_bytes(config, speed) / GIB
+        here, teacher = speeds_of(recipe, name, speed)
+        seconds = stage_seconds(config, here, teacher)
+        usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour) + bought_usd(config, speed)
+        memory = memory_bytes(config, here, teacher) / GIB
         action, why = planned[name].action, planned[name].why
         words = arithmetic(config, speed.document_tokens)
         stages.append(StageForecast(name, config.kind, words, seconds, usd, memory, action, why))
     against = against_budgets(recipe, stages)
+    others = any(recipe.origin_of(name) != SOURCE for name in recipe.stages)
     assumptions = [
         *speed.assumptions,
+        *(["stages with a model of their own are taken to be as fast in FLOPs as the recipe's"] if others else []),
         *against,
         f"{price.device} at ${price.usd_per_device_hour} per device-hour ({price.date})",
     ]
@@ -145,6 +167,16 @@ def against_budgets(recipe: Recipe, stages: list[StageForecast]) -> list[str]:
     return [f"at most {share:.0%} of {what}; at 100% the run stops with a checkpoint" for what, share in used.items()]
 
 
+def speeds_of(recipe: Recipe, name: str, speed: Speed) -> tuple[Speed, Speed | None]:
+    """(of the stage's own model, of the teacher that it asks)."""
+    config = recipe.stages[name]
+    with TemporaryDirectory() as scratch:
+        here = speed if recipe.origin_of(name) == SOURCE else speed.at(stage_shape(recipe, Path(scratch), name))
+        if not isinstance(config, DistillConfig) or config.method == "sft":
+            return here, None
+        return here, speed.at(stage_shape(recipe, Path(scratch), config.teacher))
+
+
 def arithmetic(config: StageConfig, document_tokens: float) -> str:
     """The sizes of a step in words, and of the stage."""
     if isinstance(config, GrpoConfig):
@@ -154,22 +186,84 @@ def arithmetic(config: StageConfig, document_tokens: float) -> str:
             f"{config.num_minibatches} minibatch(es) of {rollouts // config.num_minibatches:,}, up to "
             f"{config.max_completion_tokens:,} tokens each, in microbatches of at most "
             f"{config.max_microbatch_tokens:,} tokens; {config.num_steps:,} steps = "
-            f"{config.num_steps * rollouts:,} rollouts of {config.num_steps * config.num_prompts:,} prompts"
+            f"{config.num_steps * rollouts:,} rollouts of {config.num_steps * config.num_prompts:,} prompts{_joining(config)}"
         )
+    if isinstance(config, RewardModelConfig):
+        what = "pairs" if config.learns == "helpfulness" else "labels"
+        judged = f", after {config.judged.judgments} judgments of {config.judged.num_prompts:,} pairs" if config.judged else ""
+        return (
+            f"{config.batch_examples} {what} a step in microbatches of at most {config.max_microbatch_tokens:,} tokens; "
+            f"{config.num_steps:,} steps = {config.num_steps * config.batch_examples:,} {what}{judged}"
+        )
+    if isinstance(config, DistillConfig):
+        rows = f"{config.batch_samples} samples"
+        if config.method == "on_policy":
+            rollouts = config.num_prompts * config.group_size
+            rows = f"{config.num_prompts} prompts x {config.group_size} completions = {rollouts:,} of the student's rollouts"
+        passes = f", fewer where {config.epochs:g} passes over the data take fewer" if config.epochs else ""
+        return (
+            f"{rows} a step in microbatches of at most {config.max_microbatch_tokens:,} tokens; {config.num_steps:,} "
+            f"steps{passes}"
+        )
+    if isinstance(config, CollectConfig):
+        return collecting_in_words(config)
     if isinstance(config, EvaluateConfig):
         asked = " + ".join(f"{s.num_problems:,} x {s.samples} of {name}" for name, s in config.suites.items())
         return f"{len(config.models)} models, each {asked} completions"
     assert isinstance(config, CorpusStageConfig)
-    is_corpus = isinstance(config, PretrainConfig) and config.corpus
-    what, each = ("windows", "at most") if is_corpus else ("documents", "about")
+    is_corpus, is_data = isinstance(config, PretrainConfig) and config.corpus, isinstance(config, SftConfig) and config.data
+    what, each = ("windows", "at most") if is_corpus else ("samples" if is_data else "documents", "about")
     ramp = config.batch_ramp if isinstance(config, PretrainConfig) else None
     grows = f", {ramp.start:,} at first and more for {ramp.steps:,} steps," if ramp else ""
     total = num_documents(config)
+    epochs = config.epochs if isinstance(config, SftConfig) else 0
+    fewer = f" (fewer where {epochs:g} passes over the data take fewer)" if epochs else ""
     return (
         f"{config.batch_documents:,} {what} a step{grows} in microbatches of at most {config.max_microbatch_tokens:,} "
-        f"tokens; {config.num_steps:,} steps = {total:,} {what} of {each} {document_tokens:,.0f} tokens = {each} "
+        f"tokens; {config.num_steps:,} steps{fewer} = {total:,} {what} of {each} {document_tokens:,.0f} tokens = {each} "
         f"{in_short(total * document_tokens)} tokens"
     )
+
+
+def _joining(config: GrpoConfig) -> str:
+    if not isinstance(config, AlignConfig):
+        return ""
+    shares = " and ".join(f"{prompts.share:.0%} {kind}" for kind, prompts in config.prompts.items())
+    return f"; from step {config.first_preference_step + 1:,} on {shares} prompts, scored by reward models"
+
+
+def collecting_in_words(config: CollectConfig) -> str:
+    rollouts = config.num_prompts * config.group_size
+    asked = "".join(
+        f"; the {role} is asked at most {count:,} times, for {config.helpers[role].max_tokens:,} tokens each"
+        for role, count in num_asked(config).items()
+    )
+    return (
+        f"{config.num_prompts} prompts x {config.group_size} completions = {rollouts:,} a step, up to "
+        f"{config.max_completion_tokens:,} tokens each; at most {config.num_steps:,} steps = {config.num_steps * rollouts:,} "
+        f"completions, of which at most {config.most_samples:,} samples are made{asked}"
+    )
+
+
+def num_asked(config: CollectConfig) -> dict[str, int]:
+    """Role -> requests, if every completion passed every filter before."""
+    prompts = config.num_steps * config.num_prompts
+    each = {"teacher": min(config.group_size, config.keep_per_problem), "judge": config.group_size}
+    return {role: prompts * each[role] * asked.times for role, asked in config.helpers.items()}
+
+
+def bought_usd(config: StageConfig, speed: Speed) -> Decimal:
+    """Of tokens bought, at most; PriceError where they have no price. What a request says is counted in our own tokens."""
+    usd = Decimal(0)
+    if not isinstance(config, CollectConfig):
+        return usd
+    for role, count in num_asked(config).items():
+        asked = config.helpers[role]
+        if asked.endpoint is not None:
+            into, out = rates(asked.endpoint, priced(asked.endpoint))
+            tokens_in = int(speed.prompt_tokens) + config.max_completion_tokens + INSTRUCTION_TOKENS
+            usd += count * (tokens_in * into.usd_per_unit + asked.max_tokens * out.usd_per_unit)
+    return usd
 
 
 def num_documents(config: CorpusStageConfig) -> int:
@@ -183,54 +277,93 @@ def in_short(count: float) -> str:
     return f"{count / size:.2f}{letter}" if letter else f"{count:.0f}"
 
 
-def stage_seconds(config: StageConfig, speed: Speed) -> float:
-    """Steps plus evaluations at the speed given."""
-    prompt = speed.prompt_tokens
+def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
+    """Steps plus evaluations at the speed given; samples of a teacher are taken at the length of the longest completion."""
     if isinstance(config, EvaluateConfig):
         tokens = sum(s.num_problems * s.samples * s.max_completion_tokens for s in config.suites.values())
         return len(config.models) * tokens / speed.sampled_per_s
+    if isinstance(config, RewardModelConfig):
+        return _reward_model_seconds(config, speed)
+    if isinstance(config, CollectConfig):
+        sampled = config.num_steps * config.num_prompts * config.group_size * config.max_completion_tokens
+        local = {role: n for role, n in num_asked(config).items() if config.helpers[role].endpoint is None}
+        sampled += sum(count * config.helpers[role].max_tokens for role, count in local.items())
+        return sampled / speed.sampled_per_s
+    assert isinstance(config, AskingStage)
+    prompt, length = speed.prompt_tokens, config.max_completion_tokens
     if isinstance(config, GrpoConfig):
         rollouts = config.num_prompts * config.group_size
-        length = config.max_completion_tokens
-        step = rollouts * length / speed.sampled_per_s + rollouts * (prompt + length) / speed.trained_per_s
+        total = config.num_steps * rollouts * (length / speed.sampled_per_s + (prompt + length) / speed.trained_per_s)
+    elif isinstance(config, DistillConfig):
+        rollouts = config.num_prompts * config.group_size if config.method == "on_policy" else 0
+        trained = (rollouts or config.batch_samples) * (prompt + length)
+        step = rollouts * length / speed.sampled_per_s + trained / speed.trained_per_s
+        step += trained / (3 * teacher.trained_per_s) if teacher is not None else 0
         total = config.num_steps * step
     else:
-        assert isinstance(config, CorpusStageConfig)
-        length = config.max_completion_tokens
         total = num_documents(config) * speed.document_tokens / speed.trained_per_s
+    if isinstance(config, AlignConfig):
+        total += scoring_seconds(config, prompt + length, speed)
     if isinstance(config, PretrainConfig) and config.corpus:
         times = 1 + (config.num_steps // config.held_out_every if config.held_out_every else 0)
         # a forward pass is a third of a step
         total += times * config.held_out_documents * speed.document_tokens / speed.trained_per_s / 3
-    if config.eval is not None:
-        full = config.eval.num_problems * config.eval.samples * (2 if isinstance(config, GrpoConfig) else 1)
+    if config.eval is not None and config.tasks:
+        full = config.eval.num_problems * config.eval.samples * (1 if isinstance(config, CorpusStageConfig) else 2)
         quick = config.num_steps // config.eval.every * config.eval.quick_problems if config.eval.every else 0
-        total += (full + quick) * length / speed.sampled_per_s
+        kinds = 1 + len(config.prompts) if isinstance(config, AlignConfig) else 1
+        total += kinds * (full + quick) * length / speed.sampled_per_s
     return total
 
 
-def memory_bytes(config: StageConfig, speed: Speed) -> float:
-    """Weights, masters, gradients, two moments, the reference, the larger of activations and key/value cache."""
+def scoring_seconds(config: AlignConfig, tokens: float, speed: Speed) -> float:
+    """Forward passes of the reward models, taken to be of the policy's size: a third of training's work."""
+    num_steps = config.num_steps - config.first_preference_step
+    general = sum(prompts.share for prompts in config.prompts.values()) * config.num_prompts * config.group_size
+    return num_steps * general * tokens / (3 * speed.trained_per_s)
+
+
+def _reward_model_seconds(config: RewardModelConfig, speed: Speed) -> float:
+    texts, third = (2 if config.learns == "helpfulness" else 1), 1 / 3
+    scored = config.held_out_examples * (1 + (config.num_steps // config.eval_every if config.eval_every else 0))
+    trained = texts * speed.document_tokens * (config.num_steps * config.batch_examples + scored * third)
+    sampled = 2 * config.judged.num_prompts * config.judged.max_completion_tokens if config.judged else 0
+    if config.judged and config.judged.judge != "rule":
+        sampled += config.judged.num_prompts * config.judged.judgments * config.judged.judge_max_tokens
+    return trained / speed.trained_per_s + sampled / speed.sampled_per_s
+
+
+def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:
+    """Weights, masters, gradients, two moments, the reference or the teacher, and the larger of activations and cache.
+
+    The cache and the weights packed for generation are gone in an update, gradients and activations in a rollout.
+    With fp8 every parameter is counted as if it had a rounded copy; embedding and head have none.
+    """
     shape: ModelShape = speed.shape
-    if isinstance(config, EvaluateConfig):
-        longest = max(s.max_completion_tokens for s in config.suites.values()) + speed.prompt_tokens
+    if isinstance(config, EvaluateConfig | CollectConfig):
+        lengths = [
+            s.max_completion_tokens for s in (config.suites.values() if isinstance(config, EvaluateConfig) else [config])
+        ]
+        longest = max(lengths) + speed.prompt_tokens
         cache = config.num_slots * longest * shape.cache_bytes_per_token(speed.bytes_per_weight)
-        return shape.num_params() * speed.bytes_per_weight + cache
+        return shape.num_params() * (speed.bytes_per_weight + speed.rounded_bytes_per_weight) + cache
     assert isinstance(config, TrainConfig)
     per_param = 8 + 2 * (2 if config.optim.moments == "bf16" else 4) + (2 if speed.bytes_per_weight == 2 else 0)
-    is_grpo = isinstance(config, GrpoConfig)
+    per_param += speed.rounded_bytes_per_weight
     if isinstance(config, GrpoConfig) and config.kl_coef > 0:
-        per_param += speed.bytes_per_weight
+        per_param += speed.bytes_per_weight + speed.rounded_bytes_per_weight
+    if isinstance(config, AlignConfig):
+        per_param += speed.bytes_per_weight * len(config.prompts)  # reward models of the policy's size
     layer_values = 14 * shape.width + 4 * shape.active_ffn_width + 4 * shape.num_heads * shape.head_width
     layers = 1 if config.recompute_activations else shape.num_layers
     activations = config.max_microbatch_tokens * layer_values * layers * speed.bytes_per_weight
     cache = 0
-    if is_grpo:
-        assert isinstance(config, GrpoConfig)
+    if isinstance(config, GrpoConfig) or (isinstance(config, DistillConfig) and config.method == "on_policy"):
         slots = min(config.num_slots, config.num_prompts * config.group_size)
         positions = speed.prompt_tokens + config.max_completion_tokens
         cache = int(slots * positions * shape.cache_bytes_per_token(speed.bytes_per_weight))
-    return (shape.num_params() + shape.mtp_params()) * per_param + activations + cache
+    frozen = teacher.shape.num_params() * teacher.bytes_per_weight if teacher is not None else 0
+    return (shape.num_params() + shape.mtp_params()) * per_param + frozen + max(activations, cache)
 
 
 def duration(seconds: float) -> str:

@@ -18,10 +18,13 @@ from farthing.run import Metrics
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "loss": ("loss", "{:.3f}"),
+    "distill_kl": ("to teacher", "{:.3f}"),
     "reward": ("reward", "{:.3f}"),
     "accuracy": ("correct", "{:.1%}"),
     "eval_accuracy": ("held-out", "{:.1%}"),
     "held_out_bits_per_byte": ("bits/byte", "{:.3f}"),
+    "preference_accuracy": ("in order", "{:.1%}"),
+    "eval_preference_accuracy": ("held-out", "{:.1%}"),
     "completion_tokens": ("length", "{:.1f}"),
     "kept": ("kept", "{:,.0f}"),
     "entropy": ("entropy", "{:.3f}"),
@@ -36,7 +39,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 ROWS_SHOWN = 12
 
 
-EVALUATIONS = {"eval_accuracy", "held_out_bits_per_byte"}
+EVALUATIONS = {"eval_accuracy", "eval_preference_accuracy", "held_out_bits_per_byte"}
 """Metrics of steps with an evaluation, which a log always shows."""
 
 

@@ -3,9 +3,10 @@
 Every denominator is counted over the whole optimizer step before the first microbatch (`StepCounts`), so the update is
 the same for any split into microbatches, any padding and any order of rollouts.
 
-Shapes: B rollouts, T tokens. All [B, T] tensors are 0 where `loss_mask_BT` is False.
+Shapes: B rollouts, T tokens. All [B, T] tensors are 0 where `loss_mask_BT` is False. R loss tokens, K outcomes of each.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 PolicyLossKind = Literal["grpo", "gspo", "cispo"]
 Normalizer = Literal["token", "sequence", "constant"]
+Divergence = Literal["forward", "reverse", "jsd"]
 
 
 @dataclass(frozen=True)
@@ -123,3 +125,53 @@ def unbiased_kl(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
 def cross_entropy(logprobs_R: Tensor, num_loss_tokens: int) -> Tensor:
     """-sum(logprobs) / tokens of the whole step, in nats; for pretrain and sft."""
     return -logprobs_R.sum() / max(num_loss_tokens, 1)
+
+
+def divergence(teacher_RK: Tensor, student_RK: Tensor, kind: Divergence, beta: float) -> tuple[Tensor, Tensor]:
+    """How far the student is from the teacher, in nats [R], and its gradient by the student's logits [R, K].
+
+    Both are given as logprobs of K outcomes. With P the teacher, Q the student and M = beta P + (1 - beta) Q:
+
+    forward  sum P log(P/Q): the student covers what the teacher does          Hinton et al., arXiv:1503.02531
+    reverse  sum Q log(Q/P): it keeps to what the teacher does most            MiniLLM, arXiv:2306.08543
+    jsd      beta KL(P || M) + (1 - beta) KL(Q || M)                           GKD, arXiv:2306.13649, eq. 1
+    """
+    student_prob_RK = student_RK.exp()
+    if kind == "forward":
+        teacher_prob_RK = teacher_RK.exp()
+        return (teacher_prob_RK * (teacher_RK - student_RK)).sum(1), student_prob_RK - teacher_prob_RK
+    if kind == "reverse":
+        slope_RK = teacher_RK.neg().add_(student_RK)
+        value_R = (student_prob_RK * slope_RK).sum(1)
+        return value_R, slope_RK.sub_(value_R[:, None]).mul_(student_prob_RK)
+    mean_RK = torch.logaddexp(teacher_RK + math.log(beta), student_RK + math.log1p(-beta))
+    slope_RK = student_RK - mean_RK
+    to_student_R = (student_prob_RK * slope_RK).sum(1)
+    to_teacher_R = (teacher_RK.exp() * (teacher_RK - mean_RK)).sum(1)
+    grad_RK = slope_RK.sub_(to_student_R[:, None]).mul_(student_prob_RK).mul_(1 - beta)
+    return beta * to_teacher_R + (1 - beta) * to_student_R, grad_RK
+
+
+def distill_loss(
+    divergence_R: Tensor, logprobs_R: Tensor, num_loss_tokens: int, temperature: float, ce_weight: float
+) -> Tensor:
+    """(1 - ce_weight) * temperature^2 * mean divergence + ce_weight * cross-entropy, over all tokens of the step, in nats.
+
+    The square keeps the gradient's size: softening by `temperature` divides it by about as much (arXiv:1503.02531, section 2).
+    """
+    loss = (1 - ce_weight) * temperature**2 * divergence_R.sum() / max(num_loss_tokens, 1)
+    return loss + ce_weight * cross_entropy(logprobs_R, num_loss_tokens) if ce_weight else loss
+
+
+def pairwise_loss(chosen_B: Tensor, rejected_B: Tensor, num_pairs: int) -> Tensor:
+    """-log sigmoid(chosen - rejected) over the whole step's pairs, in nats: Bradley-Terry (1952) as in InstructGPT.
+
+    arXiv:2203.02155, eq. 1, with one pair a question. Never overflows: softplus of the other sign.
+    """
+    return torch.nn.functional.softplus(rejected_B - chosen_B).sum() / max(num_pairs, 1)
+
+
+def pointwise_loss(scores_B: Tensor, is_safe_B: Tensor, num_labels: int) -> Tensor:
+    """Logistic loss over the whole step's labels, in nats: a score is the log-odds of being safe."""
+    signs_B = is_safe_B.float() * 2 - 1
+    return torch.nn.functional.softplus(-signs_B * scores_B).sum() / max(num_labels, 1)

@@ -60,6 +60,30 @@ HELD_OUT_BITS = Panel("Held-out loss", (Line("held_out_bits_per_byte", colour=VE
 GRADIENT = Panel("Gradient norm", (Line("grad_norm"),))
 CORPUS_PANELS = (GRADIENT, Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)))
 
+DISTILL_HERO = Panel("Loss", (Line("loss", "loss"), Line("distill_kl", "divergence from the teacher", ORANGE)))
+DISTILL_PANELS = (
+    Panel("Accuracy", (Line("accuracy", "training"), Line("eval_accuracy", "held out", VERMILION, is_sparse=True))),
+    ENTROPY,
+    SPEED,
+)
+
+ALIGN_PANELS = (
+    LENGTH,
+    ENTROPY,
+    Panel("Reward models' scores", (Line("helpfulness_score", "helpfulness"),
+          Line("harmlessness_score", "harmlessness", GREEN))),
+    Panel("General prompts, right by rule", (Line("helpfulness_accuracy", "helpfulness"),
+          Line("harmlessness_accuracy", "harmlessness", GREEN))),
+    FLAT,
+    SPEED,
+)  # fmt: skip
+REWARD_MODEL_PANELS = (
+    Panel("Pairs or labels in order", (Line("preference_accuracy", "training"),
+          Line("eval_preference_accuracy", "held out", VERMILION, is_sparse=True))),
+    Panel("Correlation with length", (Line("eval_length_correlation", colour=VERMILION, is_sparse=True),)),
+    Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)),
+)  # fmt: skip
+
 MORE = (
     Panel("Format", (Line("format", "training"), Line("eval_format", "held out", VERMILION, is_sparse=True))),
     Panel("KL to the reference", (Line("kl"),)),
@@ -86,6 +110,12 @@ def logged(rows: Sequence[Row]) -> list[str]:
 def main_panels(rows: Sequence[Row]) -> list[Panel]:
     """The large panel and the small ones beside it, by what the stage is about; none for a stage without a curve."""
     names = logged(rows)
+    if "distill_kl" in names:
+        return [DISTILL_HERO, *DISTILL_PANELS]
+    if "helpfulness_score" in names or "harmlessness_score" in names:
+        return [GRPO_HERO, *ALIGN_PANELS]
+    if "preference_accuracy" in names:
+        return [CORPUS_HERO, *REWARD_MODEL_PANELS]
     if "reward" in names:
         return [GRPO_HERO, *GRPO_PANELS]
     held_out = HELD_OUT_BITS if "held_out_bits_per_byte" in names else HELD_OUT

@@ -1,6 +1,5 @@
 """A recipe and a run directory -> its stages in order, each from the artefacts of those that it reads (config/graph.py)."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,28 +7,42 @@ from typing import Any
 import torch
 
 from farthing.checkpoint import CheckpointStore
-from farthing.config import CorpusStageConfig, EvaluateConfig, GrpoConfig, PretrainConfig, Recipe
-from farthing.config.graph import model_input
-from farthing.data.corpora import corpus_digests
+from farthing.config import Recipe
+from farthing.config.graph import OWN, model_input
 from farthing.errors import RecipeError, TrainingDiverged
+from farthing.inputs import check_helpers, check_inputs, input_digests
 from farthing.manifest import step_of
 from farthing.models import fused
+from farthing.models.fp8_linear import EMULATED, has_fp8_products
 from farthing.origin import cpu_name
-from farthing.precision import Precision, resolve_precision
+from farthing.precision import Precision, compute_dtype, compute_precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
-from farthing.rerun import Planned, clear_forced, forget_forced, plan_stages, remember_forced
+from farthing.rerun import TO_RUN, Planned, clear_forced, forget_forced, plan_stages, remember_forced
 from farthing.run import Run, Watcher
-from farthing.sources import use_threads
-from farthing.stages import evaluate, grpo, pretrain
+from farthing.sources import starting_model, use_threads
+from farthing.stages import (
+    align,
+    cold_start,
+    distill,
+    evaluate,
+    grpo,
+    pretrain,
+    rejection_sampling,
+    reward_model,
+    sft,
+)
 from farthing.stages.stage import Stage, open_input
-from farthing.tasks.spec import parse_spec
-from farthing.tasks.stream import ProblemStream
 
 TRAIN: dict[str, Callable[[Stage[Any]], None]] = {
     "pretrain": pretrain.train,
-    "sft": pretrain.train,
+    "sft": sft.train,
     "grpo": grpo.train,
+    "cold_start": cold_start.train,
+    "rejection_sampling": rejection_sampling.train,
+    "reward_model": reward_model.train,
+    "align": align.train,
+    "distill": distill.train,
     "evaluate": evaluate.train,
 }
 """Kind of stage -> its loop."""
@@ -49,20 +62,24 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher], only: str
     with Run(run_dir, recipe, watchers) as run:
         plan = plan_stages(recipe, run_dir, only, again_from)
         precision = resolve_precision(recipe.precision)
+        compute = compute_precision(precision)
         run.open_attempt(*progress(run, recipe, plan))
         with run.phase("setup"):
-            check_tasks(recipe)
+            check_inputs(recipe)
+            check_helpers(recipe, plan)
             run.same_inputs(input_digests(recipe))
             kernels = "built" if fused.library() is not None else "plain PyTorch"
-            run.same_machine(cpu=cpu_name(), kernels=kernels, precision=precision, threads=torch.get_num_threads())
-            peak_flops = run.machine_fact(f"matmul_peak_flops_{precision}", lambda: matmul_peak_flops(precision))
-            run.note_device(cpu_name(), peak_flops, f"measured: {precision} matrix product")
+            run.same_machine(cpu=cpu_name(), kernels=kernels, precision=compute, threads=torch.get_num_threads())
+            peak_flops = run.machine_fact(f"matmul_peak_flops_{compute}", lambda: matmul_peak_flops(compute))
+            run.note_device(cpu_name(), peak_flops, f"measured: {compute} matrix product")
+            if precision == "fp8" and not has_fp8_products(torch.device("cpu")):
+                run.message(EMULATED)
         remember_forced(recipe, run_dir, again_from)
         for planned in plan:
             if planned.action == "again":
                 run.supersede(planned.name, planned.why)
         for planned in plan:
-            if planned.action in ("run", "again", "resume"):
+            if planned.action in TO_RUN:
                 _run_stage(run, planned, precision, peak_flops)
                 run.stop_if_asked()
         clear_forced(run_dir)
@@ -74,7 +91,11 @@ def _run_stage(run: Run, planned: Planned, precision: Precision, peak_flops: flo
     with run.phase("setup"):
         forget_forced(run.dir, name)
         run.open_stage(name, planned.key)
-        model, tokenizer = open_input(run, model_input(recipe.stages, name), precision)
+        start = model_input(recipe.stages, name)
+        if start == OWN:
+            model, tokenizer = starting_model(recipe, run.dir, name, compute_dtype(precision))
+        else:
+            model, tokenizer = open_input(run, start, precision)
         renderer = Renderer(tokenizer, recipe.prompt.template, recipe.prompt.instruction, recipe.prompt.prefill)
         stage: Stage[Any] = Stage(run, name, config, model, renderer, precision, peak_flops)
     _train(stage)
@@ -93,41 +114,6 @@ def progress(run: Run, recipe: Recipe, plan: list[Planned]) -> tuple[str, int]:
         elif planned.action in ("run", "again"):
             return planned.name, -1
     return planned.name, config.num_steps - 1
-
-
-def check_tasks(recipe: Recipe) -> None:
-    """Opens every stage's tasks: a typo in the last one must not be found after hours of the first."""
-    limit = recipe.model.shape.max_positions if recipe.model.shape else None
-    for name, config in recipe.stages.items():
-        if isinstance(config, EvaluateConfig):
-            for suite in config.suites.values():
-                ProblemStream(suite.tasks, recipe.seed, suite.test_share).held_out(suite.num_problems)
-        if isinstance(config, PretrainConfig) and config.corpus and limit is not None:
-            pretrain.window_tokens(config, limit)
-        if not isinstance(config, CorpusStageConfig | GrpoConfig) or not config.tasks:
-            continue
-        stream = ProblemStream(config.tasks, recipe.seed, config.test_share)
-        if config.eval is not None:
-            stream.held_out(config.eval.num_problems)
-        if limit is not None and config.max_completion_tokens >= limit:
-            raise RecipeError(
-                f"{name}.max_completion_tokens = {config.max_completion_tokens} leaves no room for a prompt in the model's "
-                f"{limit} positions; lower it or raise model.shape.max_positions"
-            )
-
-
-def input_digests(recipe: Recipe) -> dict[str, str]:
-    """sha256 of the files that the recipe's tasks read, and of the corpora and the tokenizer it is trained with."""
-    asked = [config for config in recipe.stages.values() if isinstance(config, CorpusStageConfig | GrpoConfig)]
-    suites = [s for c in recipe.stages.values() if isinstance(c, EvaluateConfig) for s in c.suites.values()]
-    specs = [parse_spec(task.spec, task.config) for config in (*asked, *suites) for task in config.tasks]
-    paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
-    if recipe.model.tokenizer.folder:
-        paths.add(Path(recipe.model.tokenizer.folder) / "tokenizer.json")
-    corpora = {Path(p) for c in recipe.stages.values() if isinstance(c, PretrainConfig) for p in c.corpus}
-    corpora |= {Path(p) for p in recipe.model.tokenizer.corpus}
-    digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths) if path.is_file()}
-    return digests | corpus_digests(sorted(corpora))
 
 
 def _train(stage: Stage[Any]) -> None:

@@ -230,7 +230,9 @@ def _limits(axes: Axes, panel: Panel) -> None:
         axes.set_ylim(low if low < -0.1 else 0, max(high, 1.02))
     elif name == "loss":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
-    elif axes.get_yscale() == "linear":
+    elif name == "eval_length_correlation":
+        axes.set_ylim(-1.02, 1.02)
+    elif axes.get_yscale() == "linear" and unit != "std":
         axes.set_ylim(0, max(high * 1.05, 1e-9))
     if unit == "share":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))

@@ -1,8 +1,11 @@
-"""A model in fp32 or bf16 -> the same model, with fp32 master weights and gradients for the optimizer.
+"""A model in fp32, bf16 or fp8 -> the same model, with fp32 master weights and gradients for the optimizer.
 
 In bf16 the module itself holds bf16 weights, which trainer and engine share, so no forward pass casts a weight.
 Gradients are added up in fp32 (a bf16 sum over microbatches loses small ones), the optimizer steps fp32 masters, and
 `publish` rounds these into the module: mixed precision as in arXiv:1710.03740, without loss scaling, which bf16 does not need.
+
+fp8 is said of the products of linear layers alone (`models/fp8_linear.py`). All else is computed in the type that the machine
+is best at, bf16 or fp32, and masters and gradients are fp32 as ever.
 """
 
 from typing import Literal
@@ -11,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from farthing.config import PrecisionChoice
+from farthing.models.fp8_linear import use_fp8
 
-Precision = Literal["fp32", "bf16"]
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Compute = Literal["fp32", "bf16"]
+Precision = Literal[Compute, "fp8"]
+DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def best_precision() -> Precision:
+def best_precision() -> Compute:
     """bf16 on CPUs that multiply it faster than fp32 (AMX), else fp32."""
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
@@ -25,15 +30,32 @@ def resolve_precision(choice: PrecisionChoice) -> Precision:
     return best_precision() if choice == "auto" else choice
 
 
+def compute_precision(precision: Precision) -> Compute:
+    """Of weights and activations. Beside fp8 products that is the machine's best: bf16 without hardware for it takes
+    hundreds of times as long as fp32."""
+    return best_precision() if precision == "fp8" else precision
+
+
+def compute_dtype(precision: Precision) -> torch.dtype:
+    return DTYPES[compute_precision(precision)]
+
+
+def set_precision(model: nn.Module, precision: Precision) -> None:
+    """Casts the weights to the type of compute, and says how linear layers multiply."""
+    model.to(compute_dtype(precision))
+    use_fp8(model, precision == "fp8")
+
+
 class MasterWeights:
-    """The fp32 parameters an optimizer owns. In fp32 they are the module's own; in bf16 they are copies."""
+    """The fp32 parameters an optimizer owns. Computed in fp32 they are the module's own; in bf16 they are copies."""
 
     def __init__(self, model: nn.Module, precision: Precision) -> None:
         self._module = model
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         owned = dict(model.named_parameters())
-        self._masters = [owned[name].detach().float() for name in self.names] if precision == "bf16" else None
-        model.to(DTYPES[precision])
+        is_rounded = compute_precision(precision) == "bf16"
+        self._masters = [owned[name].detach().float() for name in self.names] if is_rounded else None
+        set_precision(model, precision)
         self._module_params = [owned[name] for name in self.names]
         if self._masters is None:
             self.params: list[nn.Parameter] = self._module_params
@@ -44,7 +66,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Rounds the masters into the module; nothing to do in fp32."""
+        """Rounds the masters into the module; nothing to do where they are its own."""
         if self._masters is not None:
             for param, master in zip(self._module_params, self.params, strict=True):
                 param.copy_(master)

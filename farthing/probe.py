@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -10,16 +10,18 @@ from typing import Any
 
 import torch
 
-from farthing.config import CorpusStageConfig, GrpoConfig, PretrainConfig, Recipe, StageConfig
+from farthing.config import AskingStage, GrpoConfig, PretrainConfig, Recipe, StageConfig
+from farthing.config.graph import SOURCE
 from farthing.data.batches import Row, microbatches
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import RecipeError
 from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
+from farthing.models.fp8_linear import EMULATED, has_fp8_products
 from farthing.models.head import completion_logprobs
 from farthing.models.shape import ModelShape
-from farthing.precision import DTYPES, Precision, resolve_precision
+from farthing.precision import DTYPES, Compute, compute_dtype, resolve_precision, set_precision
 from farthing.renderer import Renderer
 from farthing.sources import source_model, use_threads
 from farthing.tasks.stream import ProblemStream
@@ -30,9 +32,9 @@ PROBE_NEW_TOKENS = 16
 PROBE_SLOTS = 64
 
 
-def matmul_peak_flops(precision: Precision) -> float:
+def matmul_peak_flops(compute: Compute) -> float:
     """FLOP/s of a large square matmul, the best of a few; on a slow machine of two, so that no start waits for it."""
-    a = torch.randn(_SIZE, _SIZE).to(DTYPES[precision])
+    a = torch.randn(_SIZE, _SIZE).to(DTYPES[compute])
     times: list[float] = []
     while len(times) < 2 or (len(times) < _REPEATS and sum(times) < _ENOUGH_S):
         started = time.perf_counter()
@@ -62,16 +64,28 @@ class Speed:
     prompt_tokens: float
     document_tokens: float
     bytes_per_weight: int
+    rounded_bytes_per_weight: int
+    """Of the copy in FP8 that fp8 products read: 4 where they are emulated, 1 on a device that has them, else 0."""
     num_devices: int
     assumptions: list[str]
 
+    def at(self, shape: ModelShape) -> "Speed":
+        """For a model of another shape, as fast in FLOPs."""
+        context = self.prompt_tokens + self.document_tokens / 2
+        faster = self.shape.forward_flops(1000, context) / shape.forward_flops(1000, context)
+        sampled, trained = self.sampled_per_s * faster, self.trained_per_s * faster
+        return self if shape == self.shape else replace(self, shape=shape, sampled_per_s=sampled, trained_per_s=trained)
+
 
 def probed_stage(recipe: Recipe) -> StageConfig:
-    """The stage whose work stands for the recipe's: the last that trains on problems or documents."""
-    trained = [c for c in recipe.stages.values() if isinstance(c, CorpusStageConfig | GrpoConfig)]
+    """The stage whose work stands for the recipe's: the last that trains the recipe's own model."""
+    trained = {name: config for name, config in recipe.stages.items() if isinstance(config, AskingStage)}
+    # stages that train on samples alone have no prompts to probe with
+    trained = {name: c for name, c in trained.items() if c.tasks or isinstance(c, PretrainConfig)} or trained
+    own = [config for name, config in trained.items() if recipe.origin_of(name) == SOURCE]
     if not trained:
         raise RecipeError(f"{recipe.name} trains nothing: there is no step to probe the speed of")
-    return trained[-1]
+    return own[-1] if own else list(trained.values())[-1]
 
 
 def probe_speed(recipe: Recipe) -> Speed:
@@ -80,14 +94,14 @@ def probe_speed(recipe: Recipe) -> Speed:
     precision = resolve_precision(recipe.precision)
     config: Any = probed_stage(recipe)
     with TemporaryDirectory() as scratch:
-        model, tokenizer = source_model(recipe.model, recipe.seed, Path(scratch), DTYPES[precision])
-        model.to(DTYPES[precision])
+        model, tokenizer = source_model(recipe.model, recipe.seed, Path(scratch), compute_dtype(precision))
+        set_precision(model, precision)
         prompt = recipe.prompt
         renderer = Renderer(tokenizer, prompt.template, prompt.instruction, prompt.prefill)
         if config.tasks:
             problems = ProblemStream(config.tasks, recipe.seed, config.test_share).take(PROBE_SLOTS // 4)
             prompts = [renderer.prompt_tokens(p.question) for p in problems]
-        else:  # a corpus: nothing is asked, windows are trained on
+        else:  # a corpus, or samples: nothing is asked
             prompts = [[tokenizer.eos_id]] * (PROBE_SLOTS // 4)
         engine = Engine(model, tokenizer, PROBE_SLOTS)
         params = SamplingParams(max_tokens=PROBE_NEW_TOKENS, ignore_eos=True)
@@ -102,19 +116,24 @@ def probe_speed(recipe: Recipe) -> Speed:
             )
         rows = [Row([*p, *([tokenizer.eos_id] * length)], len(p)) for p in (prompts * count)[:count]]
         training_s = _best_of_two(lambda: _train_once(model, rows, config.max_microbatch_tokens))
+    is_emulated = precision == "fp8" and not has_fp8_products(model.embed.weight.device)
     mean_prompt = fmean(len(p) for p in prompts)
     return Speed(
         shape=model.shape,
         sampled_per_s=len(prompts) * 4 * PROBE_NEW_TOKENS / sampling_s,
         trained_per_s=sum(len(r.tokens) for r in rows) / training_s,
         prompt_tokens=mean_prompt,
-        document_tokens=mean_prompt + length / 2 if config.tasks else config.window_tokens or model.shape.max_positions,
-        bytes_per_weight=2 if precision == "bf16" else 4,
+        document_tokens=mean_prompt + length / 2
+        if config.tasks
+        else getattr(config, "window_tokens", None) or model.shape.max_positions,
+        bytes_per_weight=compute_dtype(precision).itemsize,
+        rounded_bytes_per_weight=(4 if is_emulated else 1) if precision == "fp8" else 0,
         num_devices=1,
         assumptions=[
             f"speed probed on this machine just now, {precision}: {PROBE_SLOTS} completions of {PROBE_NEW_TOKENS} tokens, "
             "and one microbatch forward and backward; a busy machine makes it pessimistic",
             "every completion taken at its longest allowed; real ones are mostly shorter",
+            *([EMULATED] if is_emulated else []),
         ],
     )
 
@@ -153,6 +172,7 @@ def assumed_speed(recipe: Recipe) -> Speed:
     trained = ASSUMED_MFU * peak * hardware.num_devices / (3 * shape.forward_flops(1000, context) / 1000)
     bytes_per_step = 2 * shape.num_params() + slots * context * shape.cache_bytes_per_token(2)
     sampled = ASSUMED_BANDWIDTH_SHARE * bandwidth / bytes_per_step * slots * hardware.num_devices
+    is_fp8 = recipe.precision == "fp8"
     return Speed(
         shape=shape,
         sampled_per_s=sampled,
@@ -160,12 +180,14 @@ def assumed_speed(recipe: Recipe) -> Speed:
         prompt_tokens=prompt,
         document_tokens=prompt,
         bytes_per_weight=2,
+        rounded_bytes_per_weight=1 if is_fp8 else 0,
         num_devices=hardware.num_devices,
         assumptions=[
             f"not run here: {hardware.num_devices} x {recipe.device}, {hardware.peak_tflops:g} TFLOP/s dense bf16 and "
             f"{hardware.bandwidth_gb_s:g} GB/s each ({hardware.source})",
             f"training at {ASSUMED_MFU:.0%} of peak FLOPs, sampling at {ASSUMED_BANDWIDTH_SHARE:.0%} of peak bandwidth, "
             f"{slots} completions in flight on each device: assumed",
+            *(["fp8: the peak is still that of bf16, as in DeepSeek's own figures, and no gain is assumed"] if is_fp8 else []),
             "every completion taken at its longest allowed; real ones are mostly shorter",
         ],
     )

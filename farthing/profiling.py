@@ -18,18 +18,26 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from farthing.config import GrpoConfig, PretrainConfig, Recipe, StageConfig
-from farthing.config.graph import SOURCE, model_input
+from farthing.config import (
+    CollectConfig,
+    DistillConfig,
+    GrpoConfig,
+    PretrainConfig,
+    Recipe,
+    RewardModelConfig,
+    SftConfig,
+    StageConfig,
+)
+from farthing.config.graph import OWN, SOURCE, model_input
 from farthing.errors import RecipeError
 from farthing.files import read_json
 from farthing.ledger.entries import Ledger
-from farthing.models.families import shape_from_config
 from farthing.models.shape import ModelShape
 from farthing.pipeline import run_recipe
-from farthing.precision import resolve_precision
+from farthing.precision import compute_dtype, compute_precision, resolve_precision
 from farthing.probe import read_bandwidth_bytes
 from farthing.run import Metrics
-from farthing.sources import base_folder, scratch_model
+from farthing.sources import stage_folder, stage_shape
 
 OPERATORS_SHOWN = 12
 
@@ -106,21 +114,23 @@ class _Profiler:
         """Notes on the data were given when the recipe was first run."""
 
 
-def profile_recipe(recipe: Recipe, stage: str | None, num_steps: int, base: Path | None, trace: Path | None) -> StepProfile:
+def profile_recipe(
+    recipe: Recipe, stage: str | None, num_steps: int, base: Path | None, trace: Path | None, of_run: Path | None = None
+) -> StepProfile:
     """Profiles `stage` (default the last) from the model in `base` (default the recipe's own source); writes the trace.
 
-    RecipeError where the recipe has no such stage or does not run here.
+    `of_run`: where what else the stage reads lies. RecipeError where the recipe has no such stage or does not run here.
     """
-    alone = only_stage(recipe, stage, num_steps, base)
+    alone = only_stage(recipe, stage, num_steps, base, of_run)
     name, config = next(iter(alone.stages.items()))
     precision, watcher = resolve_precision(recipe.precision), _Profiler(num_steps)
     with TemporaryDirectory() as scratch:
         run_dir = Path(scratch) / "run"
         with contextlib.suppress(_Enough):
             run_recipe(alone, run_dir, [watcher])
-        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{precision}"]
+        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{compute_precision(precision)}"]
         work = phase_work(run_dir, name, range(1, num_steps + 1))
-        shape = model_shape(alone, run_dir)
+        shape = stage_shape(alone, run_dir, name)
     if trace is not None:
         trace.parent.mkdir(parents=True, exist_ok=True)
         watcher.torch.export_chrome_trace(str(trace))
@@ -128,8 +138,8 @@ def profile_recipe(recipe: Recipe, stage: str | None, num_steps: int, base: Path
     flops = sum(w["model_flops"] for w in work.values()) / num_steps
     bandwidth = read_bandwidth_bytes()
     read = None
-    if isinstance(config, GrpoConfig):
-        width = 2 if precision == "bf16" else 4
+    if isinstance(config, GrpoConfig | CollectConfig) or (isinstance(config, DistillConfig) and config.method == "on_policy"):
+        width = compute_dtype(precision).itemsize
         sampled = work["rollout"]
         read = rollout_bytes(shape, config, sampled["tokens_in"] / num_steps, sampled["tokens_out"] / num_steps, width)
     return StepProfile(
@@ -150,21 +160,46 @@ def profile_recipe(recipe: Recipe, stage: str | None, num_steps: int, base: Path
     )
 
 
-def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | None) -> Recipe:
+def only_stage(recipe: Recipe, stage: str | None, num_steps: int, base: Path | None, of_run: Path | None = None) -> Recipe:
     """The recipe with one stage, just long enough, that neither evaluates nor checkpoints."""
     name = stage or list(recipe.stages)[-1]
     if name not in recipe.stages:
         raise RecipeError(f"{recipe.name} has no stage {name!r}; it has {', '.join(recipe.stages)}")
     config = recipe.stages[name]
+    if config.reads() and not isinstance(config, CollectConfig | DistillConfig | SftConfig):
+        raise RecipeError(
+            f"{name} reads what {', '.join(config.reads())} made, and a profile runs one stage alone; to profile it, name "
+            "model folders instead, RUN/stages/STAGE/model, in the recipe or with --set"
+        )
     # one more than is run: what ends a stage (its model, its folder) is no part of a step
-    short: dict[str, Any] = {"start_from": "", "num_steps": num_steps + 3, "eval": None}
+    short: dict[str, Any] = {"start_from": "", "num_steps": num_steps + 3}
     short["checkpoint"] = config.checkpoint.model_copy(update={"every": 0})
+    short |= {"eval_every": 0} if isinstance(config, RewardModelConfig) else {"eval": None}
     if isinstance(config, PretrainConfig):
         short |= {"batch_ramp": None, "held_out_every": 0}  # of a batch that grows, the size at the end
+    if isinstance(config, DistillConfig | SftConfig):
+        short |= {"epochs": 0.0} | _inputs_by_path(config, of_run)
+    if isinstance(config, SftConfig):
+        short |= {"held_out_every": 0}
+    if isinstance(config, CollectConfig):
+        short |= {"num_samples": 0} | dict.fromkeys(config.helpers)  # nobody is asked: only what is sampled is profiled
     changed: dict[str, Any] = {"stages": {name: config.model_copy(update=short)}}
     if base is not None:
         changed["model"] = recipe.model.model_copy(update={"source": str(base), "shape": None})
     return recipe.model_copy(update=changed)
+
+
+def _inputs_by_path(config: DistillConfig | SftConfig, run_dir: Path | None) -> dict[str, Any]:
+    """`teacher` and `data` with what stages have left in the run directory in place of their names."""
+    paths = {}
+    for name, leaves in config.needs().items():
+        folder = None if run_dir is None else stage_folder(run_dir.absolute(), name)
+        path = folder if folder is None or leaves == "model" else folder.parent / "data.jsonl"
+        if path is None or not path.exists():
+            raise RecipeError(f"a step of this stage reads what {name} leaves; profile a run directory in which {name} is done")
+        paths[name] = str(path)
+    data: dict[str, Any] = {"data": [paths.get(name, name) for name in config.data]}
+    return data | ({"teacher": paths.get(config.teacher, config.teacher)} if isinstance(config, DistillConfig) else {})
 
 
 def model_before(recipe: Recipe, stage: str | None, run_dir: Path) -> Path | None:
@@ -172,7 +207,7 @@ def model_before(recipe: Recipe, stage: str | None, run_dir: Path) -> Path | Non
     name = stage or list(recipe.stages)[-1]
     before = model_input(recipe.stages, name) if name in recipe.stages else SOURCE
     folder = run_dir / "stages" / before / "model"
-    return folder if before != SOURCE and folder.is_dir() else None
+    return folder if before not in (SOURCE, OWN) and folder.is_dir() else None
 
 
 def phase_work(run_dir: Path, stage: str, steps: range) -> dict[str, dict[str, int]]:
@@ -207,14 +242,13 @@ def operators(profiled: Any) -> list[Operator]:
     return [Operator(name, calls, seconds, seconds / total) for name, calls, seconds in rows]
 
 
-def model_shape(recipe: Recipe, run_dir: Path) -> ModelShape:
-    """The shape of the model that the run in `run_dir` began with."""
-    if recipe.model.source == "scratch":
-        return scratch_model(recipe.model, recipe.seed)[0].shape
-    return shape_from_config(read_json(base_folder(recipe.model, run_dir) / "config.json"))
-
-
-def rollout_bytes(shape: ModelShape, config: GrpoConfig, tokens_in: float, tokens_out: float, bytes_per_weight: int) -> float:
+def rollout_bytes(
+    shape: ModelShape,
+    config: GrpoConfig | CollectConfig | DistillConfig,
+    tokens_in: float,
+    tokens_out: float,
+    bytes_per_weight: int,
+) -> float:
     """Bytes that a step's decoding must read. Slots are taken as always full, so it is a lower bound."""
     rollouts = config.num_prompts * config.group_size
     context = tokens_in / config.num_prompts + tokens_out / rollouts / 2

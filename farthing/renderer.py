@@ -5,6 +5,7 @@
 `chat`     the model's own chat template with the instruction as a system message.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jinja2
@@ -22,13 +23,24 @@ R1_ZERO = (
     "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question}. Assistant:"
 )
 
+ROLES = ("user", "assistant")
+
 
 class Renderer:
     """Turns questions into prompts for one tokenizer and one template."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template = "bare", instruction: str = "", prefill: str = "") -> None:
-        """`instruction` goes before the question (chat: as the system message); `prefill` opens the completion."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: Template = "bare",
+        instruction: str = "",
+        prefill: str = "",
+        examples: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """`instruction` goes before the question (chat: as the system message); `prefill` opens the completion; `examples`
+        (question, whole completion) are shown before the question (chat: as earlier turns)."""
         self.tokenizer, self.template, self.instruction, self.prefill = tokenizer, template, instruction, prefill
+        self.examples = tuple(examples)
         if template == "chat" and not tokenizer.chat_template:
             raise RecipeError(
                 'template = "chat" needs a model with a chat template, and this one has none; '
@@ -38,10 +50,27 @@ class Renderer:
     def prompt(self, question: str) -> str:
         """The text the model is given, up to the first token it samples."""
         if self.template == "chat":
-            system = [{"role": "system", "content": self.instruction}] if self.instruction else []
-            return self.chat([*system, {"role": "user", "content": question}]) + self.prefill
-        asked = R1_ZERO.format(question=question) if self.template == "r1_zero" else f"{question}\n"
-        return f"{self.instruction}{asked}{self.prefill}"
+            turns = [{"role": role, "content": text} for pair in self.examples for role, text in zip(ROLES, pair, strict=True)]
+            return self.chat([*self._system(), *turns, {"role": "user", "content": question}]) + self.prefill
+        shown = "".join(f"{self._asked(asked)}{completion}\n" for asked, completion in self.examples)
+        return f"{self.instruction}{shown}{self._asked(question)}{self.prefill}"
+
+    def _asked(self, question: str) -> str:
+        return R1_ZERO.format(question=question) if self.template == "r1_zero" else f"{question}\n"
+
+    def with_examples(self, examples: Sequence[tuple[str, str]]) -> "Renderer":
+        """Few-shot: the same, with these shown before every question."""
+        return Renderer(self.tokenizer, self.template, self.instruction, self.prefill, examples)
+
+    def _system(self) -> list[dict[str, str]]:
+        return [{"role": "system", "content": self.instruction}] if self.instruction else []
+
+    def whole(self, question: str, completion: str) -> str:
+        """A question and its completion as one text, as a reward model reads it: nothing is still to be sampled."""
+        if self.template != "chat":
+            return f"{self.instruction}{self._asked(question)}{completion}"
+        messages = [*self._system(), {"role": "user", "content": question}, {"role": "assistant", "content": completion}]
+        return render_chat(self.tokenizer, messages, is_open=False)
 
     def prompt_tokens(self, question: str) -> list[int]:
         return self.tokenizer.encode(self.prompt(question))
@@ -53,8 +82,8 @@ class Renderer:
         return render_chat(self.tokenizer, messages)
 
 
-def render_chat(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
-    """jinja2 in its sandbox: a template from a downloaded folder must not run code."""
+def render_chat(tokenizer: Tokenizer, messages: list[dict[str, str]], is_open: bool = True) -> str:
+    """jinja2 in its sandbox: a template from a downloaded folder must not run code. `is_open`: the assistant's turn comes."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -62,7 +91,7 @@ def render_chat(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
     try:
         return environment.from_string(tokenizer.chat_template or "").render(
             messages=messages,
-            add_generation_prompt=True,
+            add_generation_prompt=is_open,
             bos_token="" if tokenizer.bos_id is None else tokenizer.token(tokenizer.bos_id),
             eos_token=tokenizer.token(tokenizer.eos_id),
         )

@@ -16,6 +16,7 @@ from farthing.files import read_json, write_json
 
 Action = Literal["keep", "resume", "run", "again", "leave"]
 """keep: done. resume: begun. run: not begun. again: done or begun under another key. leave: not asked for by --only."""
+TO_RUN: tuple[Action, ...] = ("run", "resume", "again")
 
 
 @dataclass(frozen=True)

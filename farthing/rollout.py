@@ -93,15 +93,9 @@ def rollout(
 
 
 def score_groups(groups_P: Sequence[Group], config: RewardConfig) -> list[Group]:
-    """The same groups with every rollout's reward: accuracy by the problem's verifier, plus format."""
+    """The same groups with every rollout's reward: accuracy by the problem's verifier, plus format and language."""
     rollouts = [r for group in groups_P for r in group]
-    rewards = score_all(
-        [r.text for r in rollouts],
-        [r.problem for r in rollouts],
-        accuracy_weight=config.accuracy,
-        format_weight=config.format,
-        extract=config.extract,
-    )
+    rewards = score_all([r.text for r in rollouts], [r.problem for r in rollouts], config)
     scored = iter([replace(r, reward=reward) for r, reward in zip(rollouts, rewards, strict=True)])
     return [[next(scored) for _ in group] for group in groups_P]
 
@@ -124,6 +118,9 @@ def rollout_metrics(groups_P: Sequence[Group], reflection_words: Sequence[str] =
     return {
         "accuracy": sum(r.accuracy for r in rewards) / count,
         "format": sum(r.format for r in rewards) / count,
+        "language": sum(r.language for r in rewards) / count,
+        "mixed": sum(r.language < 1 for r in rewards) / count,
+        "readable": sum(not r.unreadable for r in rewards) / count,
         "completion_tokens": sum(r.num_tokens for r in rollouts) / count,
         "truncated": sum(r.is_truncated for r in rollouts) / count,
         "reflection": count_words([r.text for r in rollouts], reflection_words).total() / count,

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
@@ -46,9 +47,9 @@ from farthing.errors import (
     RunLocked,
 )
 from farthing.files import append_line, read_json, write_json
-from farthing.ledger.charges import price_entries
+from farthing.ledger.charges import Purchase, charge_api, price_entries
 from farthing.ledger.entries import EntryFields, Ledger
-from farthing.ledger.prices import PriceRecord, RateRecord, load_price_book
+from farthing.ledger.prices import PriceBook, PriceRecord, RateRecord, load_price_book
 from farthing.ledger.projects import enter_run, open_project
 from farthing.ledger.superseded import supersede
 from farthing.ledger.totals import Totals
@@ -85,9 +86,11 @@ class Run:
         self.stage = ""
         self.info: dict[str, Any] = {}
         self._lock_file: IO[str] | None = None
-        self._stop_requested = self._stopping = self._started = False
+        self._stop_requested = self._stopping = self._started = self._enough = False
         self._step_metrics: Metrics = {}
         self._step_began_ns, self._published = 0, False
+        self._bought: dict[str, Decimal] = {}
+        """Stage -> dollars of API tokens in this attempt."""
         self._old_handlers: dict[int, Any] = {}
 
     # opening -------------------------------------------------------------------------------------------------------
@@ -215,6 +218,14 @@ class Run:
         self.ledger.append(**place)
         self._clock.flush()
 
+    def buy(self, book: PriceBook, purchase: Purchase) -> None:
+        """Enters tokens of an API for the stage at hand. Outside any phase, for the slices so far go to the ledger first."""
+        self._clock.flush()
+        place: dict[str, Any] = {"attempt": self.attempt, "stage": self.stage, "step": self._clock.step}
+        entry = charge_api(self.ledger, book, **place, **asdict(purchase))
+        self._clock.flush()
+        self._bought[self.stage] = self._bought.get(self.stage, Decimal(0)) + entry.usd
+
     def stop_if_asked(self) -> None:
         """Between stages, where there is nothing to checkpoint."""
         if self._stop_requested:
@@ -234,8 +245,8 @@ class Run:
             )
 
     def same_inputs(self, digests: dict[str, str]) -> None:
-        """RunError where a file that the run reads is not what it was when the run began."""
-        known = self.info.setdefault("inputs", digests)
+        """RunError where a file that the run reads is not what it was when the run first read it."""
+        known = self.info.setdefault("inputs", {})
         for path, digest in digests.items():
             if known.setdefault(path, digest) != digest:
                 raise RunError(f"{path} has changed since this run began; put it back, or start a new run in another --run-dir")
@@ -281,12 +292,16 @@ class Run:
         self.note_artefact("stage", [path, *made, *model], weights_sha256=str(result.get("weights_sha256", "")))
         self._clock.stage, self._clock.step, self._clock.purpose = "", -1, "train"
 
-    def steps(self, num_steps: int, first: int) -> Iterator[int]:
-        """The stage's steps; after each, its phases go to the ledger. Ctrl-C ends it once a checkpoint is written."""
+    def steps(self, num_steps: int, first: int, is_enough: Callable[[], bool] = lambda: False) -> Iterator[int]:
+        """The stage's steps, until `is_enough`; after each, its phases go to the ledger. Ctrl-C ends it once a checkpoint is
+        written."""
         self._clock.flush()
         self._clock.set_idle()
+        self._enough = False
         at_start = self._spent(self.stage)
         for step in range(first, num_steps):
+            if is_enough():
+                break
             self._step_began_ns, self._published = self._clock.elapsed_ns(), False
             self._clock.step = step
             yield step
@@ -302,7 +317,13 @@ class Run:
                 raise Interrupted(
                     f"stopped after step {step} of {self.stage} with a checkpoint; the same command goes on from there"
                 )
+            if self._enough:
+                return
         self._clock.step = num_steps - 1
+
+    def end_after_step(self) -> None:
+        """The stage has found that this step is its last: `steps` ends with it."""
+        self._enough = True
 
     def log(self, **metrics: float) -> None:
         """Adds to the metrics of the step; `publish` writes them. Names must be in `metrics.METRICS`."""
@@ -343,7 +364,7 @@ class Run:
     @property
     def usd(self) -> Decimal:
         """Dollars of the run so far, earlier attempts included; what is not flushed yet is not in it."""
-        return self._before.usd() + self._clock.usd
+        return self._before.usd() + self._clock.usd + sum(self._bought.values(), Decimal(0))
 
     def _spent(self, stage: str | None = None) -> Spent:
         """Money and time of the run, or of one stage of it, this very moment."""
@@ -351,6 +372,7 @@ class Run:
         if stage is None:
             return Spent(self.usd + usd, self._before.held_ns() + self._clock.held_ns + held_ns)
         flushed_usd = self._clock.stage_usd.get(stage, Decimal(0)) + self._before.usd(stage)
+        flushed_usd += self._bought.get(stage, Decimal(0))
         return Spent(flushed_usd + usd, self._clock.stage_held_ns.get(stage, 0) + self._before.held_ns(stage) + held_ns)
 
     def spent_on(self, stage: str) -> StageCost:

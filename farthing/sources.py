@@ -1,22 +1,75 @@
-"""A recipe's [model] table, or a Hugging Face folder -> model and tokenizer."""
+"""A recipe's [model] table, a stage's own, or a Hugging Face folder -> model and tokenizer."""
 
 from pathlib import Path
 
 import psutil
 import torch
 
-from farthing.config import ModelConfig
+from farthing.config import DistillConfig, ModelConfig, Recipe
+from farthing.config.graph import SOURCE, model_input
+from farthing.files import read_json
 from farthing.models.decoder import Decoder, init_weights
+from farthing.models.families import shape_from_config
 from farthing.models.gguf import import_gguf, smollm2_gguf
 from farthing.models.huggingface import load_model
+from farthing.models.shape import ModelShape
 from farthing.tasks.toy import ALPHABET
 from farthing.tokenizer import Tokenizer
 
 
-def source_model(config: ModelConfig, seed: int, run_dir: Path, dtype: torch.dtype) -> tuple[Decoder, Tokenizer]:
-    """What the recipe's first stage starts from. Weights made from scratch stay fp32, for the optimizer to keep as masters."""
+def starting_model(recipe: Recipe, run_dir: Path, stage: str, dtype: torch.dtype) -> tuple[Decoder, Tokenizer]:
+    """What `stage` of a run starts from: a model that its own table describes, the model of another stage, or the recipe's."""
+    config = recipe.stages[stage]
+    own = config.own_model()
+    if own is None:
+        return stage_model(recipe, run_dir, model_input(recipe.stages, stage), dtype)
+    tokenizer = None
+    if isinstance(config, DistillConfig) and own.tokenizer.kind == "teacher":
+        tokenizer = stage_tokenizer(recipe, run_dir, config.teacher)
+    return source_model(own, recipe.seed, run_dir, dtype, tokenizer)
+
+
+def stage_model(recipe: Recipe, run_dir: Path, name: str, dtype: torch.dtype) -> tuple[Decoder, Tokenizer]:
+    """The model that stage `name` left in the run; of SOURCE the recipe's own, and of a path the Hugging Face folder there."""
+    if name == SOURCE:
+        return source_model(recipe.model, recipe.seed, run_dir, dtype)
+    return open_folder(stage_folder(run_dir, name), dtype)
+
+
+def stage_tokenizer(recipe: Recipe, run_dir: Path, name: str) -> Tokenizer:
+    """Of the same model, without its weights."""
+    if name == SOURCE and recipe.model.source == "scratch":
+        return scratch_tokenizer(recipe.model)
+    return Tokenizer.load(base_folder(recipe.model, run_dir) if name == SOURCE else stage_folder(run_dir, name))
+
+
+def stage_shape(recipe: Recipe, run_dir: Path, name: str) -> ModelShape:
+    """The shape of the same model, which need not be there yet: read from the tables that describe it."""
+    if "/" in name:
+        return shape_from_config(read_json(Path(name) / "config.json"))
+    origin, table = recipe.origin_of(name), recipe.model_of(name)
+    if table.shape is None:
+        return shape_from_config(read_json(base_folder(table, run_dir) / "config.json"))
+    if table.tokenizer.kind != "teacher":
+        return table.shape.shape(scratch_tokenizer(table).vocab_size)
+    student = recipe.stages[origin]
+    assert isinstance(student, DistillConfig), "others have no teacher"
+    return table.shape.shape(stage_shape(recipe, run_dir, student.teacher).vocab_size)
+
+
+def stage_folder(run_dir: Path, name: str) -> Path:
+    return Path(name) if "/" in name else run_dir / "stages" / name / "model"
+
+
+def source_model(
+    config: ModelConfig, seed: int, run_dir: Path, dtype: torch.dtype, tokenizer: Tokenizer | None = None
+) -> tuple[Decoder, Tokenizer]:
+    """The model of a table. Weights made from scratch stay fp32, for the optimizer to keep as masters.
+
+    `tokenizer`: for a scratch model that is to speak the tokens of another.
+    """
     if config.source == "scratch":
-        return scratch_model(config, seed)
+        return scratch_model(config, seed, tokenizer)
     return open_folder(base_folder(config, run_dir), dtype)
 
 
@@ -26,9 +79,9 @@ def open_folder(folder: Path, dtype: torch.dtype) -> tuple[Decoder, Tokenizer]:
     return load_model(folder, dtype), tokenizer
 
 
-def scratch_model(config: ModelConfig, seed: int) -> tuple[Decoder, Tokenizer]:
+def scratch_model(config: ModelConfig, seed: int, tokenizer: Tokenizer | None = None) -> tuple[Decoder, Tokenizer]:
     assert config.shape is not None, "ModelConfig checks this"
-    tokenizer = scratch_tokenizer(config)
+    tokenizer = tokenizer or scratch_tokenizer(config)
     model = Decoder(config.shape.shape(tokenizer.vocab_size))
     init_weights(model, seed)
     return model, tokenizer

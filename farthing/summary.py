@@ -156,18 +156,19 @@ def _stage(
         "kind": kind,
         "status": "complete" if result else "started" if cost or steps else "waiting",
         "steps_done": max(steps) + 1 if steps else 0,
-        "num_steps": num_steps,
+        "num_steps": result.get("num_steps", num_steps) if result else num_steps,
         "seconds": cost["held_s"] if cost else 0.0,
         "usd": cost["usd"] if cost else str(Decimal(0)),
         "weights_sha256": result.get("weights_sha256") if result else None,
         "metrics": metrics | (result["metrics"] if result else {}),
     }
     best = {"best": result["best"]} if result and "best" in result else {}
+    preferences = {"preferences": result["preferences"]} if result and "preferences" in result else {}
     if result and "file" in result:
         file = path.parent / result["file"]
         holds = {"table": read_json(file)["rows"]} if file.name == "table.json" else {"num_samples": count_lines(file)}
         stage |= {"file": str(file), **holds}
-    return stage | ({"eval": evals} if evals else {}) | best
+    return stage | ({"eval": evals} if evals else {}) | best | preferences
 
 
 def count_lines(path: Path) -> int:

@@ -5,6 +5,7 @@ three).
 """
 
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,25 +65,46 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """DataError where a text has a character that a character tokenizer does not know."""
+        return self._encode(self.backend, texts)
+
+    def _encode(self, backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         try:
-            encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
+            encoded = backend.encode_batch(list(texts), add_special_tokens=False)
         except Exception as error:
             if not isinstance(self.backend.model, models.WordLevel):
                 raise DataError(
                     "a text cannot be tokenized because it holds half of a surrogate pair, which is no character; replace it"
                 ) from error
             known = self.backend.get_vocab(with_added_tokens=True)
-            foreign = sorted({char for text in texts for char in text if char not in known and char not in "<>/"})
+            of_tags = "<>/" if set(TAGS) <= known.keys() else ""
+            foreign = sorted({char for text in texts for char in text if char not in known and char not in of_tags})
             raise DataError(
                 f"the model's tokenizer has no token for {''.join(foreign)!r}; it knows single characters only. "
-                "Add them to model.alphabet, or keep them out of the tasks and prompts"
+                "Add them to the model's `alphabet`, or keep them out of the tasks and prompts"
             ) from error
         return [list(e.ids) for e in encoded]
 
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode_all`, but special tokens (end of text, roles, fill-in-the-middle) have no power inside: a document that
         spells them is only text."""
-        return [list(e.ids) for e in self._plain_backend.encode_batch(list(texts), add_special_tokens=False)]
+        return self._encode(self._plain_backend, texts)
+
+    def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode_documents`, but DataError where a text does not come back: some tokenizers put an unknown token, or
+        nothing, in place of what they do not know. White space may fold, as in tokenizers that start words with it."""
+        encoded = self.encode_documents(texts)
+        for text, ids in zip(texts, encoded, strict=True):
+            if not self._is_same(text, ids):
+                lost = "".join(char for char in sorted(set(text)) if not self._is_same(char, self.encode_documents([char])[0]))
+                raise DataError(
+                    f"the model's tokenizer cannot write {lost or text[:60]!r}: it loses or changes it. Train a model whose "
+                    "tokenizer knows every byte, or keep such texts out of the data"
+                )
+        return encoded
+
+    def _is_same(self, text: str, ids: list[int]) -> bool:
+        back, meant = (unicodedata.normalize("NFC", " ".join(t.split())) for t in (self.decode(ids), text))
+        return back == meant
 
     @property
     def fim_ids(self) -> tuple[int, int, int] | None:
@@ -105,6 +127,19 @@ class Tokenizer:
 
     def token(self, token_id: int) -> str:
         return str(self.backend.id_to_token(token_id))
+
+    def difference(self, other: "Tokenizer") -> str:
+        """Where an id means another text to `other`, in words; empty where all ids mean the same."""
+        mine, theirs = (t.backend.get_vocab(with_added_tokens=True) for t in (self, other))
+        if len(mine) != len(theirs):
+            return f"{len(mine):,} tokens against {len(theirs):,}"
+        if moved := sorted((i, token) for token, i in mine.items() if theirs.get(token) != i):
+            i, token = moved[0]
+            there = other.token(i)
+            return f"token {i} is {token!r} in one and {there!r} in the other, and {len(moved):,} differ in all"
+        if self.eos_id != other.eos_id:
+            return f"the end of text is {self.token(self.eos_id)!r} in one and {other.token(other.eos_id)!r} in the other"
+        return ""
 
     @classmethod
     def characters(cls, alphabet: str) -> "Tokenizer":

@@ -109,6 +109,8 @@ CASES: dict[str, tuple[str, str, str, Sequence[str], dict[str, Any]]] = {
     "gap": ("problem", "more than fp32 explains", "tis_cap", (), {"logprob_gap": lambda x: 0.02}),
     "gap in bf16": ("problem", "more than bf16 explains", "--set precision=fp32", ("precision=bf16",),
                     {"logprob_gap": lambda x: 0.2}),
+    "gap in fp8": ("problem", "more than fp8 explains", "--set precision=fp32", ("precision=fp8",),
+                   {"logprob_gap": lambda x: 0.4}),
     "overfitting": ("warning", "held-out accuracy does not follow", "kl_coef", (OFF,), {"after": 0.09}),
     "held-out falls": ("problem", "held-out accuracy does not follow", "num_steps", (), {"before": 0.3, "after": 0.1}),
     "longer": ("warning", "grow longer and no better", "overlong_buffer", (),

@@ -13,7 +13,8 @@ SHAPE = ModelShape(
     vocab_size=10, width=4, num_layers=1, num_heads=1, num_kv_heads=1, head_width=4, ffn_width=4, max_positions=32
 )
 SPEED = Speed(
-    shape=SHAPE, sampled_per_s=1.0, trained_per_s=10.0, prompt_tokens=5, document_tokens=30, bytes_per_weight=4, num_devices=1,
+    shape=SHAPE, sampled_per_s=1.0, trained_per_s=10.0, prompt_tokens=5, document_tokens=30, bytes_per_weight=4,
+    rounded_bytes_per_weight=0, num_devices=1,
     assumptions=[],
 )  # fmt: skip
 

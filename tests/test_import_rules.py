@@ -28,9 +28,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rerun",
     ),
     ("data", "tasks", "tokenizer", "renderer", "models", "rewards", "advantage", "loss", "optim", "precision"),
-    ("engine", "checkpoint", "sources"),
-    ("rollout", "eval", "run", "clock", "attempt", "budget", "energy", "probe"),
-    ("stages", "pipeline"),
+    ("engine", "checkpoint", "sources", "endpoint"),
+    ("rollout", "eval", "run", "clock", "attempt", "budget", "energy", "probe", "bought"),
+    ("stages", "pipeline", "inputs"),
     ("summary", "symptoms", "doctor", "panels", "plot", "live", "artefact", "evaluation", "inference", "forecast", "profiling"),
     ("billing", "planner.figure", "report"),
     ("verbs",),
@@ -41,7 +41,8 @@ A name stands for all below it, unless a longer one is listed: `models.shape` is
 
 TORCH_FREE = (
     "files", "manifest", "origin", "rerun", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape",
-    "cli", "clock", "attempt", "budget", "energy", "billing", "reflection", "panels",
+    "cli", "clock", "attempt", "budget", "energy", "billing", "reflection", "panels", "data.preferences", "data.judging",
+    "stages.hacking", "endpoint", "bought",
 )  # fmt: skip
 TORCH_FREE_ROOMS = ("config", "ledger", "tasks", "rewards", "symptoms", "verbs", "planner", "report")
 

@@ -93,3 +93,21 @@ def test_a_hostile_template_runs_no_code(template: str, tmp_path: Path) -> None:
 def test_a_broken_template_is_a_model_error(template: str) -> None:
     with pytest.raises(ModelError, match="chat template refuses"):
         render_chat(with_template(template), list(ASK))
+
+
+@pytest.mark.parametrize("template", [CHATML, LOOPS])
+def test_a_whole_exchange_equals_transformers(template: str, tmp_path: Path) -> None:
+    """What a reward model reads: the reply is there, and no further turn is begun."""
+    tokenizer = with_template(template)
+    tokenizer.save(tmp_path)
+    messages = [*ASK, {"role": "assistant", "content": "2 "}]
+    auto = AutoTokenizer.from_pretrained(tmp_path)
+    assert Renderer(tokenizer, "chat").whole("1+1?", "2 ") == auto.apply_chat_template(messages, tokenize=False)
+
+
+def test_a_whole_exchange_without_a_chat_template_is_the_prompt_and_the_completion() -> None:
+    tokenizer = with_template(None)
+    for template in ("bare", "r1_zero"):
+        renderer = Renderer(tokenizer, template, instruction="Add. ")  # type: ignore[arg-type]
+        assert renderer.whole("1+1=", "<think>") == renderer.prompt("1+1=") + "<think>"
+    assert Renderer(tokenizer, prefill="<think>").whole("1+1=", "<think>2") == "1+1=\n<think>2", "the prefill is there once"

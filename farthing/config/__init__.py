@@ -5,8 +5,21 @@ The order of the tables under [stages] is the order of the run; which stage read
 """
 
 from farthing.config.base import Config
+from farthing.config.collecting import (
+    AskedConfig,
+    ColdStartConfig,
+    CollectConfig,
+    EndpointConfig,
+    EndpointPriceConfig,
+    ExampleConfig,
+    GeneralConfig,
+    JudgeConfig,
+    RejectionSamplingConfig,
+    TeacherConfig,
+)
+from farthing.config.distill import DistillConfig
 from farthing.config.evaluating import EvaluateConfig, SuiteConfig
-from farthing.config.kinds import AnyStage
+from farthing.config.kinds import AnyStage, AskingStage
 from farthing.config.loading import load_recipe, parse_recipe, shipped_recipes
 from farthing.config.model import ModelConfig, PromptConfig, ShapeConfig, TokenizerConfig
 from farthing.config.parts import (
@@ -15,11 +28,20 @@ from farthing.config.parts import (
     EvalConfig,
     MomentsChoice,
     OptimConfig,
+    ReadabilityConfig,
     RewardConfig,
     StyleConfig,
     TaskConfig,
     V3Schedule,
     WsdSchedule,
+)
+from farthing.config.preference import (
+    AlignConfig,
+    HackingConfig,
+    JudgedConfig,
+    PreferenceSource,
+    RewardModelConfig,
+    ScenarioConfig,
 )
 from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
@@ -35,9 +57,12 @@ from farthing.config.stages import (
 )
 
 __all__ = [
-    "AnyStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig", "Config", "CorpusStageConfig", "EvalConfig",
-    "EvaluateConfig", "ExpertsConfig", "GrpoConfig", "HardwareConfig", "ModelConfig", "MomentsChoice", "MtpConfig",
-    "OptimConfig", "PrecisionChoice", "PretrainConfig", "PromptConfig", "Recipe", "RewardConfig", "SftConfig", "ShapeConfig",
-    "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TokenizerConfig", "TrainConfig", "V3Schedule", "WsdSchedule",
-    "load_recipe", "parse_recipe", "shipped_recipes",
+    "AlignConfig", "AnyStage", "AskedConfig", "AskingStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig",
+    "ColdStartConfig", "CollectConfig", "Config", "CorpusStageConfig", "DistillConfig", "EndpointConfig",
+    "EndpointPriceConfig", "EvalConfig", "EvaluateConfig", "ExampleConfig", "ExpertsConfig", "GeneralConfig", "GrpoConfig",
+    "HackingConfig", "HardwareConfig", "JudgeConfig", "JudgedConfig", "ModelConfig", "MomentsChoice", "MtpConfig",
+    "OptimConfig", "PrecisionChoice", "PreferenceSource", "PretrainConfig", "PromptConfig", "ReadabilityConfig", "Recipe",
+    "RejectionSamplingConfig", "RewardConfig", "RewardModelConfig", "ScenarioConfig", "SftConfig", "ShapeConfig",
+    "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TeacherConfig", "TokenizerConfig", "TrainConfig",
+    "V3Schedule", "WsdSchedule", "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +14,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 class Config(BaseModel):
     """Base of every table: frozen, and a key it does not know is an error with the closest one named."""
 
+    not_decisive: ClassVar[tuple[str, ...]] = ()
+    """Keys that change what a stage costs or how it gets there, not what it makes."""
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
     @model_validator(mode="before")

@@ -46,5 +46,5 @@ class EvaluateConfig(StageConfig):
             return data | {"num_steps": max(1, len(data["models"]) * len(data["suites"]))} | first
         return data
 
-    def reads(self) -> list[str]:
-        return [name for name in self.models if name != SOURCE]
+    def needs(self) -> dict[str, Leaves]:
+        return {name: "model" for name in self.models if name != SOURCE}

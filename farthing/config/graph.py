@@ -10,17 +10,19 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from farthing.config.base import closest
-from farthing.config.stages import StageConfig
+from farthing.config.base import Config, closest
+from farthing.config.stages import Leaves, StageConfig
 
 SOURCE = "source"
 """In place of a stage's name: the model of the recipe's [model] table."""
-NOT_DECISIVE = ("budget_usd", "budget_hours", "purpose", "checkpoint", "reflection_words")
-"""Keys of a stage that change what it costs, keeps or counts on the way, not what it makes."""
+OWN = "own"
+"""In place of a stage's name: a model that the stage's own table describes."""
 
 
 def model_input(stages: Mapping[str, StageConfig], name: str) -> str:
-    """The stage whose model `name` starts from, or SOURCE."""
+    """The stage whose model `name` starts from, or SOURCE, or OWN."""
+    if stages[name].own_model() is not None:
+        return OWN
     if stages[name].start_from:
         return stages[name].start_from
     above = list(stages)[: list(stages).index(name)]
@@ -29,8 +31,8 @@ def model_input(stages: Mapping[str, StageConfig], name: str) -> str:
 
 def inputs_of(stages: Mapping[str, StageConfig], name: str) -> list[str]:
     """Every stage that `name` reads, each once."""
-    found = [model_input(stages, name), *stages[name].reads()]
-    return [other for other in dict.fromkeys(found) if other != SOURCE]
+    found = [model_input(stages, name), *stages[name].needs()]
+    return [other for other in dict.fromkeys(found) if other not in (SOURCE, OWN)]
 
 
 def dependents(stages: Mapping[str, StageConfig], changed: Iterable[str]) -> set[str]:
@@ -52,13 +54,14 @@ def ancestors(stages: Mapping[str, StageConfig], name: str) -> set[str]:
 
 
 def check_graph(stages: Mapping[str, StageConfig]) -> None:
-    """ValueError where a stage reads one that does not exist, that comes later, or that reads it in turn."""
+    """ValueError where a stage reads one that does not exist, comes later, reads it in turn, or leaves something else."""
     for name in stages:
         for other in inputs_of(stages, name):
             if other not in stages:
                 raise ValueError(
                     f"stage {name!r} reads {other!r}, and there is no such stage{closest(other, [SOURCE, *stages])}"
                 )
+        _check_what_is_left(stages, name)
     try:
         graphlib.TopologicalSorter({name: inputs_of(stages, name) for name in stages}).prepare()
     except graphlib.CycleError as error:
@@ -70,11 +73,35 @@ def check_graph(stages: Mapping[str, StageConfig]) -> None:
                 raise ValueError(
                     f"stage {name!r} reads {other!r}, which comes after it; stages run in the recipe's order: move it up"
                 )
+    for name, config in stages.items():
+        try:
+            config.check_inputs(stages)
+        except ValueError as error:
+            raise ValueError(f"stage {name!r}: {error}") from error
+
+
+def _check_what_is_left(stages: Mapping[str, StageConfig], name: str) -> None:
+    """ValueError where a stage reads what the other does not leave: a model from one that makes data, say."""
+    start = model_input(stages, name)
+    starts: list[tuple[str, Leaves]] = [] if start in (SOURCE, OWN) else [(start, "model")]
+    for other, needed in (*starts, *stages[name].needs().items()):
+        if stages[other].leaves != needed:
+            fitting = [s for s in stages if stages[s].leaves == needed and s != name]
+            raise ValueError(
+                f"stage {name!r} needs the {needed} of {other!r}, and that leaves its {stages[other].leaves}; stages of this "
+                f"recipe that leave one: {', '.join(fitting) or 'none'}"
+            )
 
 
 def decisive(config: StageConfig) -> dict[str, Any]:
     """The stage's table without what does not change its result."""
-    return config.model_dump(mode="json", exclude=set(NOT_DECISIVE))
+    return config.model_dump(mode="json", exclude=_left_out(config))
+
+
+def _left_out(table: Config) -> dict[str, Any]:
+    """As pydantic takes it: key -> True, or for a table what is left out of that."""
+    inner = {name: _left_out(value) for name, value in table if isinstance(value, Config)}
+    return {name: keys for name, keys in inner.items() if keys} | dict.fromkeys(table.not_decisive, True)
 
 
 def stage_keys(stages: Mapping[str, StageConfig], common: Mapping[str, Any]) -> dict[str, str]:

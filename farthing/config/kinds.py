@@ -4,9 +4,29 @@ from typing import Annotated
 
 from pydantic import Field
 
+from farthing.config.collecting import ColdStartConfig, RejectionSamplingConfig
+from farthing.config.distill import DistillConfig
 from farthing.config.evaluating import EvaluateConfig
-from farthing.config.stages import GrpoConfig, PretrainConfig, SftConfig, StageConfig
+from farthing.config.preference import AlignConfig, RewardModelConfig
+from farthing.config.stages import CorpusStageConfig, GrpoConfig, PretrainConfig, SftConfig, StageConfig
 
-STAGE_KINDS: tuple[type[StageConfig], ...] = (PretrainConfig, SftConfig, GrpoConfig, EvaluateConfig)
+STAGE_KINDS: tuple[type[StageConfig], ...] = (
+    PretrainConfig, SftConfig, GrpoConfig, ColdStartConfig, RejectionSamplingConfig, RewardModelConfig, AlignConfig,
+    DistillConfig, EvaluateConfig,
+)  # fmt: skip
 
-AnyStage = Annotated[PretrainConfig | SftConfig | GrpoConfig | EvaluateConfig, Field(discriminator="kind")]
+AnyStage = Annotated[
+    PretrainConfig
+    | SftConfig
+    | GrpoConfig
+    | ColdStartConfig
+    | RejectionSamplingConfig
+    | RewardModelConfig
+    | AlignConfig
+    | DistillConfig
+    | EvaluateConfig,
+    Field(discriminator="kind"),
+]
+
+AskingStage = CorpusStageConfig | GrpoConfig | DistillConfig
+"""Stages that ask problems of tasks and reward the answers, at least to evaluate; for isinstance."""

@@ -13,6 +13,9 @@ from farthing.config.kinds import STAGE_KINDS
 from farthing.config.recipe import Recipe
 from farthing.errors import RecipeError
 
+FOLDERS = ("judge", "reward_model")
+"""Keys that hold the path of a model folder, or, without a / in it, something else."""
+
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of the recipes inside the package."""
@@ -70,21 +73,32 @@ def _read_table(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _make_paths_absolute(table: Mapping[str, Any], folder: Path) -> None:
-    """In place: the files that tasks, corpora and the tokenizer name are those below `folder`. What is no valid table is left
+    """In place: the files that stages, corpora and the tokenizer name are those below `folder`. What is no valid table is left
     for the checks."""
     model, stages = table.get("model"), table.get("stages")
     tokenizer = model.get("tokenizer") if isinstance(model, dict) else None
     if isinstance(tokenizer, dict) and isinstance(tokenizer.get("folder"), str) and tokenizer["folder"]:
         tokenizer["folder"] = str(folder / tokenizer["folder"])
-    for named in (tokenizer, *(stages.values() if isinstance(stages, dict) else ())):
-        if isinstance(named, dict) and isinstance(named.get("corpus"), list):
-            named["corpus"] = [str(folder / p) if isinstance(p, str) else p for p in named["corpus"]]
-    for stage in stages.values() if isinstance(stages, dict) else ():
-        tasks = stage.get("tasks") if isinstance(stage, dict) else None
-        for task in tasks if isinstance(tasks, list) else ():
-            spec = task.get("spec") if isinstance(task, dict) else None
-            if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
-                task["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+    _absolute_below(tokenizer, folder)
+    _absolute_below(stages, folder)
+
+
+def _absolute_below(value: Any, folder: Path) -> None:
+    for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        _absolute_below(item, folder)
+    if not isinstance(value, dict):
+        return
+    spec = value.get("spec")
+    if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
+        value["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+    for key in FOLDERS:
+        if isinstance(value.get(key), str) and "/" in value[key]:
+            value[key] = str(folder / value[key])
+    if isinstance(value.get("corpus"), list):
+        value["corpus"] = [str(folder / p) if isinstance(p, str) else p for p in value["corpus"]]
+    for key in ("data", "files"):
+        if isinstance(value.get(key), list):
+            value[key] = [str(folder / x) if isinstance(x, str) and x.endswith(".jsonl") else x for x in value[key]]
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,8 +51,9 @@ class ShapeConfig(Config):
 class TokenizerConfig(Config):
     """Of a model made from scratch."""
 
-    kind: Literal["characters", "bpe"] = "characters"
-    """characters: those of model.alphabet. bpe: from `folder`, or learnt from `corpus`."""
+    kind: Literal["characters", "bpe", "teacher"] = "characters"
+    """characters: those of the model's `alphabet`. bpe: from `folder`, or learnt from `corpus`. teacher: of the student of a
+    distill stage, its teacher's."""
     folder: str = ""
     """Made by `farthing data tokenizer`, or any folder with a tokenizer.json."""
     corpus: list[str] = []
@@ -64,7 +65,7 @@ class TokenizerConfig(Config):
     @model_validator(mode="after")
     def _one_origin(self) -> "TokenizerConfig":
         if (self.kind == "bpe") != (bool(self.folder) != bool(self.corpus)) or (self.folder and self.corpus):
-            raise ValueError('kind = "bpe" takes either `folder` or `corpus`, kind = "characters" neither')
+            raise ValueError('kind = "bpe" takes either `folder` or `corpus`, other kinds neither')
         return self
 
 

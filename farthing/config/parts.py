@@ -40,10 +40,47 @@ class TaskConfig(Config):
     """Of documents made from this task, in place of the stage's."""
 
 
+TargetLanguage = Literal[
+    "ar", "de", "el", "en", "es", "fr", "he", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "sw", "th", "tr",
+    "vi", "zh",
+]  # fmt: skip
+
+
+class ReadabilityConfig(Config):
+    """When a completion counts as readable; see docs/stages.md for the rules."""
+
+    max_chars: Count = 100_000
+    """Of the whole completion; a longer one is not looked at further."""
+    min_chain_chars: Annotated[int, Field(ge=0)] = 0
+    """Of the chain; 0: none is too short. For samples that shall think before they answer."""
+    max_paragraph_chars: Count = 2_000
+    """Of the chain's longest stretch without an empty line."""
+    ngram: Count = 6
+    """Words, numbers or signs in a row that count as repeated."""
+    max_repeated: Share = 0.4
+    """Share of the chain's n-grams that were there before."""
+    min_language: Share = 0.95
+    """Least share of the chain's words in reward.target_language."""
+    min_printable: Share = 0.98
+    max_word_chars: Count = 80
+    code_blocks: bool = True
+    """Whether ``` blocks are allowed in the chain; DeepSeek-R1 drops chains with them."""
+
+
 class RewardConfig(Config):
+    """Weights of the parts of a reward, and how completions are read and measured."""
+
     accuracy: NonNegative = 1.0
     format: NonNegative = 0.0
+    language: NonNegative = 0.0
+    """Weight of language consistency, the share of the chain's words in target_language; R1 has it, R1-Zero does not."""
     extract: Literal["tags", "boxed", "last_number", "text"] = "tags"
+    target_language: TargetLanguage = "en"
+    """Told by script; a chain without words is consistent."""
+    identify_language: bool = False
+    """Also tell languages of one script apart, sentence by sentence, by py3langid (farthing[data])."""
+    readability: ReadabilityConfig = ReadabilityConfig()
+    """Measured, and a filter where chains are collected; never rewarded."""
 
 
 class EvalConfig(Config):

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from farthing.config.base import Config, Count
-from farthing.config.graph import check_graph, decisive, stage_keys
+from farthing.config.graph import OWN, SOURCE, check_graph, decisive, model_input, stage_keys
 from farthing.config.kinds import AnyStage
 from farthing.config.model import ModelConfig, PromptConfig
 from farthing.config.parts import BudgetConfig
 from farthing.models.shape import ModelShape
 
-PrecisionChoice = Literal["auto", "fp32", "bf16"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp8"]
 
 
 class HardwareConfig(Config):
@@ -39,7 +39,8 @@ class Recipe(BudgetConfig):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0: one for each physical core."""
     precision: PrecisionChoice = "auto"
-    """Of weights in compute; masters are fp32 always. auto: bf16 where the hardware is faster at it."""
+    """Of weights in compute; masters are fp32 always. auto: bf16 where the hardware is faster at it. fp8: linear layers
+    multiply as in DeepSeek-V3's training, all else is as with auto; emulated, and slower, where the hardware has none."""
     device: str = "local-cpu"
     """Key of the price book's record for what the run holds."""
     storage: str = "storage/local-disk"
@@ -58,7 +59,23 @@ class Recipe(BudgetConfig):
     @model_validator(mode="after")
     def _stages_fit_together(self) -> "Recipe":
         check_graph(self.stages)
+        tables = {"model": self.model} | {f"stages.{name}.model": getattr(c, "model", None) for name, c in self.stages.items()}
+        for place, table in tables.items():
+            if table is not None and table.tokenizer.kind == "teacher":
+                raise ValueError(f'{place}.tokenizer: kind = "teacher" is for the student of a distill stage')
         return self
+
+    def origin_of(self, stage: str) -> str:
+        """The stage whose table describes the model that `stage` works on, many stages before it perhaps; SOURCE: [model]."""
+        while stage != SOURCE and (start := model_input(self.stages, stage)) != OWN:
+            stage = start
+        return stage
+
+    def model_of(self, stage: str) -> ModelConfig:
+        """The table that describes the model that `stage` works on."""
+        origin = self.origin_of(stage)
+        own = None if origin == SOURCE else self.stages[origin].own_model()
+        return own or self.model
 
     def digest(self) -> str:
         """sha256 of the canonical JSON of everything that decides the result; words for people and money are left out."""

@@ -1,20 +1,25 @@
 """The tables under [stages], one class for every kind of stage."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from farthing.config.base import Config, Count, NonNegative, Share
+from farthing.config.model import ModelConfig
 from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, OptimConfig, RewardConfig, StyleConfig, TaskConfig
 from farthing.reflection import REFLECTION_WORDS
 
 Leaves = Literal["model", "reward_model", "data", "table"]
+FILE_SUFFIX = ".jsonl"
+"""What tells a file of samples from the name of a stage, in `data`."""
 Word = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 
 
 class StageConfig(BudgetConfig):
     """What every stage has."""
 
+    not_decisive: ClassVar[tuple[str, ...]] = ("budget_usd", "budget_hours", "purpose", "checkpoint", "reflection_words")
     leaves: ClassVar[Leaves] = "model"
     """What the stage leaves behind for others to read."""
 
@@ -26,13 +31,24 @@ class StageConfig(BudgetConfig):
     num_steps: Count
     checkpoint: CheckpointConfig = CheckpointConfig()
 
+    def own_model(self) -> ModelConfig | None:
+        """What this stage starts from where its own table describes a model: neither another stage's nor the recipe's."""
+        return None
+
+    def needs(self) -> dict[str, Leaves]:
+        """Stages whose artefacts this one reads besides the model it starts from, and what each of them must leave."""
+        return {}
+
     def work(self, step: int) -> float:
         """How much a step has to do, beside other steps of the stage: what times and costs to come are in proportion to."""
         return 1.0
 
     def reads(self) -> list[str]:
         """Stages whose artefacts this one reads besides the model it starts from."""
-        return []
+        return list(self.needs())
+
+    def check_inputs(self, stages: Mapping[str, "StageConfig"]) -> None:
+        """ValueError where one of the stages it reads does not leave what it needs."""
 
 
 class TrainConfig(StageConfig):
@@ -121,6 +137,11 @@ class PretrainConfig(CorpusStageConfig):
     """Of a corpus: for the loss in bits per byte, at the end and every `held_out_every` steps."""
     held_out_every: Annotated[int, Field(ge=0)] = 0
     """Of a corpus: steps between evaluations of the held-out loss; 0: only at the end."""
+    model: ModelConfig | None = None
+    """In place of the recipe's [model]: a recipe may pretrain several, such as a teacher and its student."""
+
+    def own_model(self) -> ModelConfig | None:
+        return self.model
 
     @model_validator(mode="after")
     def _one_origin(self) -> "PretrainConfig":
@@ -154,8 +175,44 @@ class PretrainConfig(CorpusStageConfig):
 
 
 class SftConfig(CorpusStageConfig):
+    """Fine-tuning on whole completions: documents made from `tasks`, or the samples that other stages and files hold."""
+
     kind: Literal["sft"]
+    tasks: list[TaskConfig] = []
+    """Documents to train on; with `data`, only whose held-out problems `eval` asks."""
+    data: list[str] = []
+    """Stages that leave data.jsonl (cold_start, rejection_sampling), and files of samples ("x.jsonl", relative to the recipe's
+    folder). A step takes `batch_documents` of their samples."""
+    epochs: NonNegative = 0.0
+    """Passes over the data, each in an order of its own; `num_steps` is then only the most there may be. 0: `num_steps` steps.
+    R1: 2 to 3."""
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Of the questions in `data`, by their content: for the held-out loss (of at most 256 samples), every `held_out_every`
+    steps and at the end."""
+    held_out_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations of the held-out loss; 0: only at the end."""
+    too_long: Literal["error", "drop"] = "error"
+    """What becomes of a sample with more tokens than the model has positions; dropped ones are counted."""
     experts: ExpertsConfig = ExpertsConfig(balance_speed=0)
+
+    def needs(self) -> dict[str, Leaves]:
+        return {name: "data" for name in self.data if not name.endswith(FILE_SUFFIX)}
+
+    @property
+    def data_files(self) -> list[str]:
+        return [name for name in self.data if name.endswith(FILE_SUFFIX)]
+
+    @model_validator(mode="after")
+    def _has_something_to_learn(self) -> "SftConfig":
+        if not self.tasks and not self.data:
+            raise ValueError("an sft stage has `tasks`, whose documents it learns, or `data`: stages and files of samples")
+        if self.data and self.eval is not None and not self.tasks:
+            raise ValueError(
+                "`eval` asks held-out problems of `tasks`, and this stage has `data` alone; give tasks, or no eval"
+            )
+        if not self.data and (self.epochs or self.held_out_every):
+            raise ValueError("epochs and held_out_every belong to `data`: tasks never end. Leave them out")
+        return self
 
 
 class GrpoConfig(TrainConfig):

@@ -29,6 +29,8 @@ class Corpus:
         ]
 
     def _completion(self, problem: Problem, index: int) -> str:
+        if not problem.has_gold:
+            raise DataError(f'task {problem.task!r} gives no answers (verifier "none"): there is nothing to train on')
         where = unit_interval("style", self.stream.seed, index)
         styles = self.stream.styles_of(problem) or self.styles
         if where < styles.chain:

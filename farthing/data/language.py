@@ -3,14 +3,18 @@
 from functools import cache
 from typing import Any
 
+from farthing.errors import DataError
+
 EXCERPT = 200
 MIN_LETTERS = 20
 
 
 @cache
 def _identifier(min_confidence: float) -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise DataError("telling languages apart needs the package py3langid: pip install 'farthing[data]'") from error
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=min_confidence)
 
 

@@ -72,6 +72,11 @@ class Engine:
         requests = [Request(i, prompt, list(s)) for i, (prompt, s) in enumerate(zip(prompts, seeds, strict=True))]
         return batch.run(requests)
 
+    def rest(self) -> None:
+        """Gives back the memory that only generation needs, for an update to use; the next `generate` takes it anew."""
+        self._cache = None
+        self.model.drop_packed()
+
     def _cache_for(self, num_slots: int, num_positions: int) -> KVCache:
         cache, weight = self._cache, self.model.embed.weight
         fits = cache is not None and cache.num_slots >= num_slots and cache.num_positions >= num_positions

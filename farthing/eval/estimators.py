@@ -19,12 +19,18 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float]:
 
     With every value equal the spread is 0 and says nothing, so the Wilson interval of that many yes/no answers is used.
     """
-    count, mean = len(values), fmean(values)
     if min(values) == max(values):
-        return wilson_ci95(mean, count)
-    variance = sum((v - mean) ** 2 for v in values) / (count - 1)
+        return wilson_ci95(fmean(values), len(values))
+    low, high = normal_ci95(values)
+    return max(0.0, low), min(1.0, high)
+
+
+def normal_ci95(values: Sequence[float]) -> tuple[float, float]:
+    """95% interval of a mean of values without bounds, by the normal approximation; a point where there is one value."""
+    count, mean = len(values), fmean(values)
+    variance = sum((v - mean) ** 2 for v in values) / max(count - 1, 1)
     half = Z_95 * math.sqrt(variance / count)
-    return max(0.0, mean - half), min(1.0, mean + half)
+    return mean - half, mean + half
 
 
 def wilson_ci95(share: float, count: int) -> tuple[float, float]:
@@ -33,3 +39,10 @@ def wilson_ci95(share: float, count: int) -> tuple[float, float]:
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Pearson's r; 0 where one side does not vary, for then nothing goes together."""
+    mean_x, mean_y = fmean(xs), fmean(ys)
+    spread = math.sqrt(sum((x - mean_x) ** 2 for x in xs) * sum((y - mean_y) ** 2 for y in ys))
+    return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0

@@ -25,6 +25,12 @@ class EvalResult:
     """None with fewer than 8 samples."""
     format_only: float
     """Share of completions that keep the format, whether or not the answer is right: reported apart from accuracy."""
+    language_consistency: float
+    """Share of the chain's words in the target language, mean over completions."""
+    mixed: float
+    """Share of completions with any foreign word in their chain."""
+    readable: float
+    """Share of completions that break no rule of readability."""
     mean_completion_tokens: float
     truncated: float
     n: int
@@ -38,6 +44,9 @@ class EvalResult:
             "pass_at_1": self.pass_at_1,
             "pass_at_8": self.pass_at_8,
             "format_only": self.format_only,
+            "language_consistency": self.language_consistency,
+            "mixed": self.mixed,
+            "readable": self.readable,
             "mean_completion_tokens": self.mean_completion_tokens,
             "n": self.n,
             "ci95": list(self.ci95),
@@ -75,6 +84,7 @@ def evaluate(
 def summarise(groups_P: Sequence[Group], temperature: float) -> EvalResult:
     accuracy_PG = [[r.reward.accuracy for r in group if r.reward is not None] for group in groups_P]
     rollouts = [r for group in groups_P for r in group]
+    rewards = [r.reward for r in rollouts if r.reward is not None]
     samples = len(accuracy_PG[0])
     per_problem = [fmean(accuracy_G) for accuracy_G in accuracy_PG]
     per_task: dict[str, list[float]] = {}
@@ -85,7 +95,10 @@ def summarise(groups_P: Sequence[Group], temperature: float) -> EvalResult:
         pass_at_1=fmean(per_problem),
         ci95=mean_ci95(per_problem),
         pass_at_8=fmean(pass_at_k(c, samples, 8) for c in num_correct) if samples >= 8 else None,
-        format_only=fmean(r.reward.format for r in rollouts if r.reward is not None),
+        format_only=fmean(r.format for r in rewards),
+        language_consistency=fmean(r.language for r in rewards),
+        mixed=fmean(float(r.language < 1) for r in rewards),
+        readable=fmean(float(not r.unreadable) for r in rewards),
         mean_completion_tokens=fmean(r.num_tokens for r in rollouts),
         truncated=fmean(float(r.is_truncated) for r in rollouts),
         n=len(groups_P),

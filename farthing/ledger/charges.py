@@ -6,6 +6,7 @@ because a price was missing.
 
 import datetime
 from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Literal, cast
 
@@ -53,6 +54,20 @@ def charge_storage(
     return ledger.append_from(lambda: [*price_entries(ledger, [rate]), fields])[-1]
 
 
+@dataclass(frozen=True)
+class Purchase:
+    """Tokens bought of one model, as `charge_api` enters them."""
+
+    provider: str
+    model: str
+    """As the price book calls it."""
+    role: Literal["teacher", "judge"]
+    tokens_in: int
+    tokens_out: int
+    requests: int
+    answers: str = ""
+
+
 def charge_api(
     ledger: Ledger,
     book: PriceBook,
@@ -67,8 +82,12 @@ def charge_api(
     stage: str = "",
     step: int = -1,
     on: datetime.date | None = None,
+    answers: str = "",
 ) -> Entry:
-    """Tokens bought from somebody's API, at the rates `api/MODEL/in` and `api/MODEL/out` of the price book (unit: token)."""
+    """Tokens bought from somebody's API, at the rates `api/MODEL/in` and `api/MODEL/out` of the price book (unit: token).
+
+    `answers`: up to which row of which file of answers is paid with this entry, where there is one (see bought.py).
+    """
     day = on or datetime.datetime.now(datetime.UTC).date()
     into, out = (book.rate(f"api/{model}/{way}", day) for way in ("in", "out"))
     for rate in (into, out):
@@ -89,6 +108,7 @@ def charge_api(
         "tokens_out": tokens_out,
         "detail": {
             "provider": provider, "model": model, "role": role, "price_in": into.id, "price_out": out.id, "requests": requests,
+            **({"answers": answers} if answers else {}),
         },
     }  # fmt: skip
     return ledger.append_from(lambda: [*price_entries(ledger, [into, out]), fields])[-1]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from farthing.errors import DiskFull, LedgerError
 
@@ -61,9 +62,26 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
         db = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
     else:
         db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-    # Damaged text must reach verify(), which names the entry; sqlite3's own decoder would stop with no seq.
-    db.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    db.text_factory = _text
     return db
+
+
+def _text(raw: bytes) -> str:
+    """Damaged text must reach verify(), which names the entry; sqlite3's own decoder would stop with no seq."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def fetch(db: sqlite3.Connection, query: str, values: tuple[int | str, ...]) -> list[Any]:
+    """All rows of a query, by sqlite3's own decoder, which is faster, where no text is damaged."""
+    db.text_factory = str
+    try:
+        return db.execute(query, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error):
+            raise
+    finally:
+        db.text_factory = _text
+    return db.execute(query, values).fetchall()
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:

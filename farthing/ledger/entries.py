@@ -6,7 +6,6 @@ lie a mirror in JSON lines (mirror.py) and, at rest, a seal (seal.py); in it, su
 """
 
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from farthing.errors import DiskFull, FarthingError, LedgerError
-from farthing.ledger.database import SCHEMA_VERSION, open_database, sqlite_errors, transaction
+from farthing.ledger.database import SCHEMA_VERSION, fetch, open_database, sqlite_errors, transaction
 from farthing.ledger.entry import (
     COLUMNS,
     GENESIS,
@@ -238,7 +237,7 @@ class Ledger:
         after = after or -(2**63)
         while True:
             with sqlite_errors(self.path):
-                page: deque[Row] = deque(self._db.execute(query, (after, *values)))
+                page: list[Row] = fetch(self._db, query, (after, *values))
             if not page:
                 return
             after = int(page[-1][0])

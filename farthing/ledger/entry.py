@@ -10,11 +10,10 @@ An entry that has been returned survives the death of the process (WAL); a power
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from operator import attrgetter
-from typing import Required, TypedDict
+from json.encoder import encode_basestring_ascii as _quoted
+from typing import Any, NamedTuple, Required, TypedDict
 
 from farthing.errors import LedgerError
 
@@ -36,8 +35,7 @@ GENESIS = "0" * 64
 """`prev_hash` of the first entry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One dated row of the book."""
 
     seq: int
@@ -107,21 +105,12 @@ class EntryFields(TypedDict, total=False):
     detail: str | Mapping[str, object]
 
 
-COLUMNS = tuple(field.name for field in fields(Entry))
-_ALL_COLUMNS = attrgetter(*COLUMNS)
+COLUMNS = Entry._fields
 _USD, _FLOPS = COLUMNS.index("usd"), COLUMNS.index("model_flops")
 AMOUNTS = ("held_ns", "tokens_in", "tokens_out", "tokens_trained", "model_flops", "energy_mj", "energy_error_mj")
 """What is summed, `usd` and `busy_ns` aside; in a correction these are differences, which may be negative."""
-_INTEGERS = (
-    "seq",
-    "mono_ns",
-    "attempt",
-    "step",
-    "num_devices",
-    "busy_ns",
-    *(name for name in AMOUNTS if name != "model_flops"),
-)
-
+_STORED = tuple(str if kind is Decimal or name == "model_flops" else kind for name, kind in Entry.__annotations__.items())
+"""The type of every column in the book."""
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
@@ -181,37 +170,54 @@ def make_entry(new: EntryFields, seq: int, prev_hash: str) -> Entry:
         prev_hash=prev_hash,
         hash="",
     )
-    return replace(unsealed, hash=row_hash(to_row(unsealed)))
+    return unsealed._replace(hash=row_hash(to_row(unsealed)))
 
 
 def to_row(entry: Entry) -> tuple[int | str, ...]:
     """The values as they lie in the book, in the order of COLUMNS."""
-    row = list(_ALL_COLUMNS(entry))
+    row: list[Any] = list(entry)
     row[_USD], row[_FLOPS] = f"{entry.usd:f}", str(entry.model_flops)
     return tuple(row)
 
 
 def from_row(row: Sequence[int | str]) -> Entry:
     """The entry in a stored row; LedgerError naming its seq if a column does not hold what it should."""
-    stored = dict(zip(COLUMNS, row, strict=True))
-    for name, value in stored.items():
-        wanted = int if name in _INTEGERS else str
-        if not isinstance(value, wanted):
-            raise LedgerError(_damaged(row[0], f"{name} is {value!r}, which is no {wanted.__name__}"))
+    if tuple(map(type, row)) != _STORED:
+        name, value, wanted = next(each for each in zip(COLUMNS, row, _STORED, strict=True) if type(each[1]) is not each[2])
+        raise LedgerError(_damaged(row[0], f"{name} is {value!r}, which is no {wanted.__name__}"))
+    values: list[Any] = list(row)
     try:
-        converted = {**stored, "usd": Decimal(stored["usd"]), "model_flops": int(stored["model_flops"])}
+        values[_USD], values[_FLOPS] = Decimal(values[_USD]), int(values[_FLOPS])
     except (ArithmeticError, ValueError):
-        raise LedgerError(_damaged(row[0], f"{stored['usd']!r} or {stored['model_flops']!r} is no number")) from None
-    return Entry(**converted)  # type: ignore[arg-type]  # the loop above has checked every type
+        raise LedgerError(_damaged(row[0], f"{row[_USD]!r} or {row[_FLOPS]!r} is no number")) from None
+    return Entry._make(values)
 
 
 _BLOBS_TOO = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=lambda blob: {"blob": repr(blob)})
+_BY_NAME = sorted((name, index) for index, name in enumerate(COLUMNS))
+_WITH_HASH = [(f'"{name}":', index) for name, index in _BY_NAME]
+_SEALED = [(f'"{name}":', index) for name, index in _BY_NAME if name != "hash"]
 
 
 def row_hash(row: Sequence[object]) -> str:
     """sha256 over the stored values of every column but `hash`; a blob, which no honest row holds, changes it too."""
-    sealed = dict(zip(COLUMNS[:-1], row[:-1], strict=True))
-    return hashlib.sha256(_BLOBS_TOO.encode(sealed).encode()).hexdigest()
+    return hashlib.sha256(_text_of(row, _SEALED).encode()).hexdigest()
+
+
+def row_line(row: Sequence[object]) -> bytes:
+    """The row as a line of JSON: what was hashed, with the hash."""
+    return f"{_text_of(row, _WITH_HASH)}\n".encode()
+
+
+def _text_of(row: Sequence[object], columns: Sequence[tuple[str, int]]) -> str:
+    """As `canonical_json` writes it, in a third of the time."""
+    return "{" + ",".join([f"{name}{_json_value(row[index])}" for name, index in columns]) + "}"
+
+
+def _json_value(value: object) -> object:
+    if type(value) is int:
+        return value
+    return _quoted(value) if type(value) is str else _BLOBS_TOO.encode(value)
 
 
 def detail_of(entry: Entry) -> dict[str, object]:

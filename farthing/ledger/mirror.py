@@ -12,16 +12,12 @@ from pathlib import Path
 from typing import IO
 
 from farthing.errors import LedgerError, disk_error
-from farthing.ledger.entry import COLUMNS, canonical_json
+from farthing.ledger.entry import row_line
 
 Row = tuple[int | str, ...]
 RowsAfter = Callable[[int], Iterable[Row]]
 """seq -> the book's rows after it, in order."""
 _TAIL_BYTES = 1 << 20
-
-
-def line_of(row: Row) -> bytes:
-    return canonical_json(dict(zip(COLUMNS, row, strict=True))).encode() + b"\n"
 
 
 class Mirror:
@@ -38,7 +34,7 @@ class Mirror:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 seq, digest = self._end_of(file)
                 for row in rows_after(0) if seq == 0 else self._following(rows_after, seq, digest):
-                    file.write(line_of(row))
+                    file.write(row_line(row))
                     seq, digest = int(row[0]), str(row[-1])
                 file.flush()
                 self._size, self._last = os.fstat(file.fileno()).st_size, (seq, digest)

@@ -8,6 +8,7 @@ walks the chain compares it with what the entries give.
 import json
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from operator import attrgetter
 from typing import NamedTuple, Self
 
 from farthing.errors import LedgerError
@@ -38,8 +39,11 @@ class Group(NamedTuple):
     energy_method: str
 
 
+_of_group = attrgetter(*Group._fields)
+
+
 def group_of(entry: Entry) -> Group:
-    return Group(*(getattr(entry, name) for name in Group._fields))
+    return Group._make(_of_group(entry))
 
 
 def sums_of(entry: Entry) -> Sums:

@@ -6,7 +6,6 @@ evaluation that was written to disk is kept as well, for no later attempt repeat
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import chain
 
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import Entry
@@ -108,7 +107,7 @@ def _kept_progress(
     if stage is None or stage not in mine or stage == "":
         return False
     within = "seq < ? AND kind = 'phase' AND attempt = ? AND stage = ? AND step BETWEEN 0 AND ?"
-    values = (life.seqs.stop, life.attempt, stage, kept_to[1])
+    values: tuple[int | str, ...] = (life.seqs.stop, life.attempt, stage, kept_to[1])
     first = max(life.seqs.start, superseded.before.get(stage, 0))
     return next(ledger.entries(first - 1, within, values), None) is not None
 
@@ -121,7 +120,8 @@ def _after(ledger: Ledger, life: Life, kept_to: Position, ranks: dict[str, int],
     gone = "".join(" OR (stage = ? AND seq < ?)" for _ in superseded.before)
     kept = f"stage IN ({marks}) OR (stage = ? AND step <= ?){gone}"
     within = f"seq < ? AND kind = 'phase' AND attempt = ? AND NOT ({kept})"
-    values = (life.seqs.stop, life.attempt, *earlier, stage, kept_to[1], *chain.from_iterable(superseded.before.items()))
+    before: list[int | str] = [part for pair in superseded.before.items() for part in pair]
+    values = (life.seqs.stop, life.attempt, *earlier, stage, kept_to[1], *before)
     return ledger.entries(life.seqs.start - 1, within, values)
 
 

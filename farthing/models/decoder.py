@@ -6,6 +6,8 @@ Single-device code only; parallelism is applied to the finished module from outs
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -108,10 +110,17 @@ class Decoder(nn.Module):
     def pack_weights(self) -> None:
         """Gets the weights ready for generation on a CPU (see models/linear.py); needed once after every change of them."""
         if can_pack(self.head_weight):
-            self._packed_head.refresh(self.head_weight)
-            for module in self.modules():
-                if isinstance(module, Linear):
-                    module.packed.refresh(module.weight)
+            for packed, weight in self._packable():
+                packed.refresh(weight)
+
+    def drop_packed(self) -> None:
+        """Gives the memory of the packed weights back: as much as the weights take."""
+        for packed, _ in self._packable():
+            packed.drop()
+
+    def _packable(self) -> Iterator[tuple[PackedWeight, Tensor]]:
+        yield self._packed_head, self.head_weight
+        yield from ((m.packed, m.weight) for m in self.modules() if isinstance(m, Linear))
 
     def _rope(self, num_tokens: int, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         """fp32 cos and sin of the positions asked for, [B or 1, T, H / 2]."""

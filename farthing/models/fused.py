@@ -1,4 +1,4 @@
-"""RMSNorm, SwiGLU, rotation of heads and attention over segments, each in one pass over memory on CPUs, with gradients.
+"""RMSNorm, SwiGLU, rotation of heads, attention over segments and rounding to FP8, each in one pass over memory on CPUs.
 
 PyTorch runs these as chains of small operators on CPU, which cost more than the matmuls of a small model. Where a C++ compiler
 is present, `kernels/*.cpp` are built once (a few seconds, cached in the user's cache folder) and called through ctypes;
@@ -79,6 +79,15 @@ def sample_rows(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tu
     scale = ctypes.c_float(1 / temperature)
     _call("sample", logits_BV, logits_BV, uniforms_B, tokens_B, logprobs_B, rows, logits_BV.shape[1], scale)
     return tokens_B, logprobs_B
+
+
+def round_blocks(x: Tensor, block: tuple[int, int], power_of_two: bool) -> Tensor:
+    """`models.fp8.round_blocks` of [..., rows, columns]; fp32. No gradient."""
+    x = x.contiguous()
+    out = torch.empty(x.shape, dtype=torch.float32)
+    rows, columns = x.shape[-2:]
+    _call("round_blocks", x, x, out, x.numel() // max(rows * columns, 1), rows, columns, *block, int(power_of_two))
+    return out
 
 
 def can_fuse(*tensors: Tensor) -> bool:

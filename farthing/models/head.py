@@ -65,7 +65,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs_R = torch.empty(num_rows, dtype=torch.float32, device=hidden_RD.device)
         entropy_R = torch.empty_like(logprobs_R)
         log_norm_R = torch.empty_like(logprobs_R)
-        for rows in _chunks(num_rows, weight_VD.shape[0]):
+        for rows in chunks(num_rows, weight_VD.shape[0]):
             logits = F.linear(hidden_RD[rows], weight_VD).float().div_(temperature)
             top = logits.max(dim=-1, keepdim=True).values
             chosen = logits.gather(1, targets_R[rows, None])
@@ -85,7 +85,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_RD, weight_VD, targets_R, log_norm_R = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_RD)
         grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device)
-        for rows in _chunks(hidden_RD.shape[0], weight_VD.shape[0]):
+        for rows in chunks(hidden_RD.shape[0], weight_VD.shape[0]):
             scale = (grad_R[rows] / ctx.temperature)[:, None]
             logits = F.linear(hidden_RD[rows], weight_VD).float().div_(ctx.temperature)
             grad_logits = logits.sub_(log_norm_R[rows, None]).exp_().mul_(-scale)
@@ -96,6 +96,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return grad_hidden, grad_weight.to(weight_VD.dtype), None, None
 
 
-def _chunks(num_rows: int, vocab_size: int) -> list[slice]:
+def chunks(num_rows: int, vocab_size: int) -> list[slice]:
+    """Slices of rows whose logits may be held at once."""
     size = _chunk_rows(vocab_size)
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]

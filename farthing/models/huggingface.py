@@ -7,14 +7,14 @@ time) and written as a stream, so neither way ever holds a second copy of the we
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from farthing.errors import ModelError
@@ -41,15 +41,23 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     Weights in FP8 blocks are dequantised. A config that announces multi-token prediction over files that hold none of it, as
     transformers leaves them, gives a decoder without.
     """
-    config, files = _read_config(folder), TensorFiles(_weight_files(folder))
+    config, files = read_config(folder), TensorFiles(weight_files(folder))
+    if "score.weight" in files.where:
+        raise ModelError(f"{folder} holds a reward model: it scores texts and writes none. Name a folder of a language model")
     shape = shape_from_config(config)
     if shape.mtp_depth and not any(name.startswith(f"model.layers.{shape.num_layers}.") for name in files.where):
         shape = shape.model_copy(update={"mtp_depth": 0})
     model = empty_decoder(shape, dtype)
+    fill(model, files, config)
+    return model
+
+
+def fill(model: Decoder, files: "TensorFiles", config: Mapping[str, Any], besides: Collection[str] = ()) -> None:
+    """Copies every tensor of `files` into its place, but for `besides`. ModelError for one too many and one too few."""
     wanted, ours = slots(model), model.state_dict()
     block = block_size(config.get("quantization_config") or {})
     for name in files.where:
-        if not _is_ignored(name, shape):
+        if name not in besides and not _is_ignored(name, model.shape):
             tensor = files.get(name)
             if tensor.dtype == torch.float8_e4m3fn and block is not None:
                 tensor = dequantise(name, tensor, files.get(name + SCALE_SUFFIX), block)
@@ -57,7 +65,6 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     missing = wanted.keys() - files.where.keys()
     if missing:
         raise ModelError(_missing(missing, ", ".join(map(str, files.paths))))
-    return model
 
 
 class TensorFiles:
@@ -118,7 +125,7 @@ def state_dict_to_hf(model: Decoder) -> dict[str, Tensor]:
     return tensors | {copy: tensors[first] for copy, first in shared_copies(model.shape).items()}
 
 
-def weights_sha256(model: Decoder) -> str:
+def weights_sha256(model: nn.Module) -> str:
     """Identity of the weights: hex sha256 over names (sorted), dtypes, shapes and raw bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -170,14 +177,14 @@ def _raw(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     config = read_model_json(folder / "config.json")
     if config is None:
         raise ModelError(f"{folder} has no config.json; give a Hugging Face model folder, or import a GGUF file first")
     return config
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     index = read_model_json(folder / "model.safetensors.index.json")
     if index is None:
         names = ["model.safetensors"]

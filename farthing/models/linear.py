@@ -15,7 +15,7 @@ _ROWS_HINT = 32
 
 
 class PackedWeight:
-    """A weight's packed copy, if it has one."""
+    """How a Linear multiplies: from the weight's packed copy, if it has one. `models/fp8_linear.py` has another way."""
 
     def __init__(self) -> None:
         self._packed: Tensor | None = None
@@ -23,16 +23,35 @@ class PackedWeight:
 
     def refresh(self, weight: Tensor) -> None:
         """Packs `weight`, unless it is the one packed already."""
-        if self._of != _identity(weight):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS_HINT)
-            self._of = _identity(weight)
+        if self._of != identity(weight):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.seen_weight(weight), _ROWS_HINT)
+            self._of = identity(weight)
 
     def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x weight^T + bias; from the packed copy where it is current and no gradient is wanted."""
-        if self._packed is None or torch.is_grad_enabled() or self._of != _identity(weight):
+        if torch.is_grad_enabled() or not self.is_packed(weight):
             return F.linear(x, weight, bias)
+        return self._multiply_packed(x, bias)
+
+    def seen_weight(self, weight: Tensor) -> Tensor:
+        """`weight` as the product sees it, without gradient; for those who take the product apart (models/mla.py)."""
+        return weight.detach()
+
+    def seen_input(self, x: Tensor) -> Tensor:
+        """`x` as the product sees it."""
+        return x
+
+    def is_packed(self, weight: Tensor) -> bool:
+        """Whether there is a copy, and it is of this version of the weight."""
+        return self._packed is not None and self._of == identity(weight)
+
+    def _multiply_packed(self, x: Tensor, bias: Tensor | None) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
         return product
+
+    def drop(self) -> None:
+        """Gives the copy's memory back."""
+        self._packed = self._of = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PackedWeight":
         return PackedWeight()
@@ -56,6 +75,6 @@ def can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported())
 
 
-def _identity(weight: Tensor) -> tuple[int, int]:
+def identity(weight: Tensor) -> tuple[int, int]:
     """Changes with every write to the weight, and when other memory takes its place."""
     return weight._version, weight.data_ptr()

@@ -53,7 +53,7 @@ class LatentAttention(nn.Module):
     def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         q_BTNH, latent_BTL = self._queries(x_BTD, rope), self._latent(x_BTD, rope)
         if isinstance(attend, LatentAttend):
-            attended = attend.attend_latent(self, q_BTNH, latent_BTL)
+            attended = attend.attend_latent(self, q_BTNH, self._as_seen(latent_BTL))
         else:
             attended = attend(self.layer, q_BTNH, *self.expand(latent_BTL))
         out_BTD: Tensor = self.out(attended.flatten(2))
@@ -71,6 +71,12 @@ class LatentAttention(nn.Module):
     def _latent(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         latent, turning = torch.split(self.kv_down(x_BTD), [self.mla.kv_lora_rank, self.mla.qk_rope_head_width], dim=-1)
         return torch.cat((self.kv_norm(latent), rotate(turning.unsqueeze(2), *rope).squeeze(2)), dim=-1)
+
+    def _as_seen(self, latent_BTL: Tensor) -> Tensor:
+        """What `kv_up` would round (it may multiply in fp8) is cached rounded, so that attending to latents sees the same."""
+        latent, turned = torch.split(latent_BTL, [self.mla.kv_lora_rank, self.mla.qk_rope_head_width], dim=-1)
+        seen = self.kv_up.packed.seen_input(latent)
+        return latent_BTL if seen is latent else torch.cat((seen, turned), dim=-1)
 
     def expand(self, latent_BTL: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B, T, N, H] and values [B, T, N, V] of every head."""
@@ -94,4 +100,5 @@ class LatentAttention(nn.Module):
 
     def _up(self) -> Tensor:
         """[N, key without position | value, C]"""
-        return self.kv_up.weight.view(self.num_heads, -1, self.mla.kv_lora_rank)
+        weight = self.kv_up.weight
+        return self.kv_up.packed.seen_weight(weight).to(weight.dtype).view(self.num_heads, -1, self.mla.kv_lora_rank)

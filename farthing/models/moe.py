@@ -9,7 +9,7 @@ included, where eq. 18 counts who would be chosen without them.
 Shapes: N tokens, D width, E routed experts, K experts per token, F expert width, M = N * K, Q sequences.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from farthing.models.ffn import DenseFFN
 from farthing.models.fused import swiglu
 from farthing.models.shape import ModelShape, MoeShape
+
+Grouped = Callable[[Tensor, Tensor, list[int]], Tensor]
+"""(rows sorted by expert [M, I], weights [E, O, I], rows of each expert) -> each row times its expert's transpose [M, O]."""
 
 
 class Routing:
@@ -108,11 +111,14 @@ class Experts(nn.Module):
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(moe.num_experts, 2 * moe.expert_width, shape.width))
         self.down = nn.Parameter(torch.empty(moe.num_experts, shape.width, moe.expert_width))
+        self.products: tuple[Grouped, Grouped] = (grouped_linear, grouped_linear)
+        """How `gate_up` and `down` multiply; `models/fp8_linear.py` has another way."""
 
     def forward(self, sorted_MD: Tensor, counts: list[int]) -> Tensor:
         """Rows sorted by expert, `counts[e]` of expert e -> the same rows transformed."""
-        hidden_MF = swiglu(_GroupedLinear.apply(sorted_MD, self.gate_up, counts))  # type: ignore[no-untyped-call]
-        return _GroupedLinear.apply(hidden_MF, self.down, counts)  # type: ignore[no-any-return,no-untyped-call]
+        multiply_up, multiply_down = self.products
+        hidden_MF = swiglu(multiply_up(sorted_MD, self.gate_up, counts))
+        return multiply_down(hidden_MF, self.down, counts)
 
     def for_few(self, x_ND: Tensor, chosen_NK: Tensor) -> Tensor:
         """[N, K, D], without sorting: every choice's weights are copied side by side, and multiplied in one call."""
@@ -122,8 +128,10 @@ class Experts(nn.Module):
         return torch.bmm(hidden_M1F, self.down[experts_M].transpose(1, 2)).view(*chosen_NK.shape, -1)
 
     def are_few(self, num_choices: int) -> bool:
-        """Whether copying weights is cheaper than a product for each expert: few choices, small experts, no gradient."""
-        return num_choices * self.gate_up[0].numel() <= FEW_ELEMENTS and not torch.is_grad_enabled()
+        """Whether copying weights is cheaper than a product for each expert: few choices, small experts, no gradient, and
+        products of no other kind."""
+        is_plain = all(product is grouped_linear for product in self.products)
+        return is_plain and num_choices * self.gate_up[0].numel() <= FEW_ELEMENTS and not torch.is_grad_enabled()
 
 
 class MoeFFN(nn.Module):
@@ -176,6 +184,11 @@ class _Spread(torch.autograd.Function):
         return back.view(-1, ctx.copies, back.shape[-1]).sum(dim=1) if ctx.copies > 1 else back, None, None, None
 
 
+def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts: list[int]) -> Tensor:
+    """A `Grouped` product in the tensors' own type."""
+    return _GroupedLinear.apply(x_MI, weight_EOI, counts)  # type: ignore[no-any-return,no-untyped-call]
+
+
 class _GroupedLinear(torch.autograd.Function):
     """Each run of rows times the transpose of its own expert's weight, written in place: no copy is split or joined."""
 
@@ -184,7 +197,7 @@ class _GroupedLinear(torch.autograd.Function):
         ctx.save_for_backward(x_MI, weight_EOI)
         ctx.counts = counts
         out_MO = x_MI.new_empty(len(x_MI), weight_EOI.shape[1])
-        for expert, rows in _runs(counts):
+        for expert, rows in runs(counts):
             torch.mm(x_MI[rows], weight_EOI[expert].T, out=out_MO[rows])
         return out_MO
 
@@ -193,13 +206,13 @@ class _GroupedLinear(torch.autograd.Function):
         x_MI, weight_EOI = ctx.saved_tensors
         grad_MO = grad_MO.contiguous()
         grad_x, grad_weight = torch.empty_like(x_MI), torch.zeros_like(weight_EOI)
-        for expert, rows in _runs(ctx.counts):
+        for expert, rows in runs(ctx.counts):
             torch.mm(grad_MO[rows], weight_EOI[expert], out=grad_x[rows])
             torch.mm(grad_MO[rows].T, x_MI[rows], out=grad_weight[expert])
         return grad_x, grad_weight, None
 
 
-def _runs(counts: list[int]) -> list[tuple[int, slice]]:
+def runs(counts: list[int]) -> list[tuple[int, slice]]:
     """(expert, its rows) of experts that have any."""
     runs, start = [], 0
     for expert, count in enumerate(counts):

@@ -10,10 +10,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from farthing.panels import BLUE, GREY, INK, VERMILION
 from farthing.planner.comparison import QUANTITIES, Row
 from farthing.planner.comparison_page import cells
 from farthing.planner.interval import Interval
-from farthing.plot import BLUE, DPI, GREY, INK, STYLE, VERMILION
+from farthing.plot import DPI, STYLE
 
 
 def comparison_png(rows: Sequence[Row]) -> bytes:

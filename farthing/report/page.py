@@ -44,7 +44,7 @@ def report(run_dir: Path, switches: Switches = script_switches) -> str:
     stages = _stages(run_dir, recipe, summary, chains, switches)
     tables = [(name, table_view(read_json(path)["rows"])) for name, path in _tables(run_dir, recipe)]
     words = [words_view(name, config, chains.get(name, [])) for name, config in recipe.stages.items()]
-    return _template("page.html").render(
+    page: str = _template("page.html").render(
         css=Markup(_text("page.css")),
         summary=summary,
         recipe=recipe,
@@ -56,6 +56,7 @@ def report(run_dir: Path, switches: Switches = script_switches) -> str:
         bill=Markup(visible(bill_body(bill.to_json(), 3))),
         recipe_json=json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False),
     )
+    return page
 
 
 def _stages(
@@ -125,7 +126,8 @@ def _text(name: str) -> str:
 
 
 def _template(name: str) -> Any:
-    lines = {"trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=visible, **lines)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=visible, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"duration": duration, "usd": usd_short}
     return environment.from_string(_text(name))

@@ -22,3 +22,8 @@ def choice(answer: str, problem: Problem) -> float:
     """The same option letter, in any case and with or without brackets."""
     letter = option(answer)
     return float(letter is not None and letter == option(problem.answer))
+
+
+def no_rule(answer: str, problem: Problem) -> float:
+    """Of a problem without a gold answer: no rule can tell, and nothing is earned."""
+    return 0.0

@@ -53,3 +53,27 @@ def after_thinking(completion: str) -> str | None:
     if close != -1:
         return completion[close + len(THINK_CLOSE) :]
     return None if THINK_OPEN in completion else completion
+
+
+def chain_of(completion: str) -> str:
+    """The chain of thought; all but the answer where no one pair of <think> tags encloses it, so that nothing hides by
+    breaking the tags or by being cut short."""
+    think = between(completion, THINK_OPEN, THINK_CLOSE)
+    if think is not None:
+        return completion[slice(*think)]
+    answer = between(completion, ANSWER_OPEN, ANSWER_CLOSE)
+    text = completion if answer is None else completion[: answer[0]] + completion[answer[1] :]
+    for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE):
+        text = text.replace(tag, " ")
+    return text
+
+
+def final_answer(completion: str) -> str:
+    """What a reader of the reply sees: what follows </think>, without the tags around it; empty if the chain never ends.
+
+    Text outside the tags is part of the reply, so that nothing can be hidden beside a good answer.
+    """
+    text = (after_thinking(completion) or "").strip()
+    inside = between(text, ANSWER_OPEN, ANSWER_CLOSE)
+    is_whole = inside is not None and text.startswith(ANSWER_OPEN) and text.endswith(ANSWER_CLOSE)
+    return text[slice(*inside)].strip() if is_whole and inside is not None else text

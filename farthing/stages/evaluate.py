@@ -11,6 +11,7 @@ from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.eval.evaluate import evaluate
 from farthing.files import read_json, write_json
+from farthing.precision import set_precision
 from farthing.renderer import Renderer
 from farthing.stages.stage import Stage, generation_flops, open_input
 from farthing.tasks.stream import ProblemStream
@@ -50,6 +51,7 @@ def cell_path(stage: Stage[EvaluateConfig], cell: tuple[str, str]) -> Any:
 
 def open_model(stage: Stage[EvaluateConfig], name: str) -> tuple[Engine, Renderer]:
     model, tokenizer = open_input(stage.run, name, stage.precision)
+    set_precision(model, stage.precision)
     prompt = stage.run.recipe.prompt
     renderer = Renderer(tokenizer, prompt.template, prompt.instruction, prompt.prefill)
     return Engine(model, tokenizer, stage.config.num_slots), renderer

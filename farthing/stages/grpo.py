@@ -8,8 +8,10 @@ Shapes: P prompts, G rollouts of each, B rollouts of a microbatch, T tokens.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,8 +38,10 @@ from farthing.rollout import (
     wasted_tokens,
 )
 from farthing.stages.stage import Stage, Stateful, generation_flops, held_out, is_due, training_flops
+from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 
+RlConfig = TypeVar("RlConfig", bound=GrpoConfig)
 KEEP_SAMPLES_AT, SAMPLES_A_TIME = 20, 2
 """At about so many steps of the stage, so many rollouts go to samples.jsonl."""
 
@@ -64,17 +68,16 @@ def train(stage: Stage[GrpoConfig]) -> None:
     if config.eval is not None:
         evals["before"] = stage.evaluate_once("before", engine, problems, config.eval)
 
+    score = partial(score_groups, config=config.reward)
     for step in run.steps(config.num_steps, first):
-        score = None
-        groups_P, rewards_PG = collect(stage, engine, stream, step)
+        quick = None
+        groups_P, rewards_PG = collect(stage, engine, stream, score, step)
         with run.phase("update") as spent:
+            engine.rest()
             advantages_PG = group_advantages(rewards_PG, config.advantage)
             rollouts = [r for group in groups_P for r in group]
-            learning_rate = stage.learning_rate(step)
-            tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, learning_rate)
-            flops = tally.flops
-            run.count(tokens_trained=tally.num_tokens, model_flops=flops)
-            run.waste("update", of=10**6, padding=round(tally.metrics()["padding"] * 10**6))
+            tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, stage.learning_rate(step))
+            run.count(tokens_trained=tally.num_tokens, model_flops=tally.flops)
         with run.phase("weight_sync"):
             # the engine reads the trainer's own weights: there is nothing to copy
             engine.policy_version = step + 1
@@ -82,30 +85,34 @@ def train(stage: Stage[GrpoConfig]) -> None:
             for r in rollouts:
                 if r.reward is not None:
                     stream.record(r.problem, r.reward.accuracy)
-            measured = rollout_metrics(groups_P, config.reflection_words)
-        if is_due(step, max(1, config.num_steps // KEEP_SAMPLES_AT)):
-            stage.keep_samples("training", groups_P[:SAMPLES_A_TIME])
-        run.log(reward=float(rewards_PG.mean()), flat_groups=float(is_flat(rewards_PG).float().mean()))
-        run.log(**measured, **tally.metrics(), learning_rate=learning_rate)
-        run.log(staleness=step - max(r.completion.policy_version for r in rollouts))
-        run.log(train_tokens_per_s=tally.num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
+        log_step(stage, step, groups_P, rewards_PG, tally, spent.seconds)
         if stream.level is not None:
             run.log(level=stream.level)
         if reference is not None and is_due(step, config.reference_every):
             reference.load_state_dict(model.state_dict())
         if config.eval is not None and is_due(step, config.eval.every):
-            score = stage.quick_eval(engine, problems, config.eval)
-        stage.checkpoint(step, parts, score)
+            quick = stage.quick_eval(engine, problems, config.eval)
+        stage.checkpoint(step, parts, quick)
 
     if config.eval is not None:
         evals["after"] = stage.evaluate_once("after", engine, problems, config.eval)
     stage.finish(evals, {"prompts": stream.cursor})
 
 
-def collect(stage: Stage[GrpoConfig], engine: Engine, stream: ProblemStream, step: int) -> tuple[list[Group], Tensor]:
+class Prompts(Protocol):
+    """Where a step's problems come from."""
+
+    def take(self, count: int) -> list[Problem]: ...
+
+
+Score = Callable[[list[Group]], list[Group]]
+"""Groups -> the same groups with every rollout's reward."""
+
+
+def collect(stage: Stage[RlConfig], engine: Engine, prompts: Prompts, score: Score, step: int) -> tuple[list[Group], Tensor]:
     """P scored groups and their rewards [P, G]. Dynamic sampling replaces flat groups by new prompts (DAPO, section 3.2)."""
     run, config = stage.run, stage.config
-    groups_P = sample_and_score(stage, engine, stream, config.num_prompts, (step, 0))
+    groups_P = sample_and_score(stage, engine, prompts.take(config.num_prompts), score, (step, 0))
     rewards_PG = reward_values(groups_P, config.max_completion_tokens, config.overlong_buffer)
     resampled = 0
     for attempt in range(1, config.dynamic_sampling + 1):
@@ -113,7 +120,7 @@ def collect(stage: Stage[GrpoConfig], engine: Engine, stream: ProblemStream, ste
         if not flat:
             break
         resampled += len(flat)
-        fresh = sample_and_score(stage, engine, stream, len(flat), (step, attempt))
+        fresh = sample_and_score(stage, engine, prompts.take(len(flat)), score, (step, attempt))
         for index, group in zip(flat, fresh, strict=True):
             groups_P[index] = group
         rewards_PG = reward_values(groups_P, config.max_completion_tokens, config.overlong_buffer)
@@ -122,23 +129,39 @@ def collect(stage: Stage[GrpoConfig], engine: Engine, stream: ProblemStream, ste
 
 
 def sample_and_score(
-    stage: Stage[GrpoConfig], engine: Engine, stream: ProblemStream, count: int, place: tuple[int, int]
+    stage: Stage[RlConfig], engine: Engine, problems: Sequence[Problem], score: Score, place: tuple[int, int]
 ) -> list[Group]:
-    """`count` new prompts -> scored groups; on the clock as rollout and reward."""
+    """Scored groups, one for each problem; on the clock as rollout and reward."""
     run, config = stage.run, stage.config
     params = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_completion_tokens, tuple(config.stop))
     with run.phase("rollout") as spent:
         path = (stage.seed, stage.name, *place)
-        groups = rollout(engine, stage.renderer, stream.take(count), params, config.group_size, path)
+        groups = rollout(engine, stage.renderer, problems, params, config.group_size, path)
         tokens_in, tokens_out = prefilled_tokens(groups), sampled_tokens(groups)
-        flops = generation_flops(stage.model, tokens_in, tokens_out, count)
+        flops = generation_flops(stage.model, tokens_in, tokens_out, len(problems))
         run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
     run.log(rollout_tokens_per_s=tokens_out / spent.seconds)
     with run.phase("reward"):
-        scored = score_groups(groups, config.reward)
+        scored = score(groups)
         flat_P = is_flat(reward_values(scored, config.max_completion_tokens, config.overlong_buffer)).tolist()
     run.waste("rollout", of=tokens_out, **wasted_tokens(scored, flat_P))
     return scored
+
+
+def log_step(
+    stage: Stage[RlConfig], step: int, groups_P: list[Group], rewards_PG: Tensor, tally: "Tally", update_s: float
+) -> None:
+    """What every step of reinforcement learning logs, and now and then some of its rollouts to read."""
+    run, config, metrics = stage.run, stage.config, tally.metrics()
+    run.waste("update", of=10**6, padding=round(metrics["padding"] * 10**6))
+    with run.phase("reward"):
+        measured = rollout_metrics(groups_P, config.reflection_words)
+    if is_due(step, max(1, config.num_steps // KEEP_SAMPLES_AT)):
+        stage.keep_samples("training", groups_P[:SAMPLES_A_TIME])
+    run.log(reward=float(rewards_PG.mean()), flat_groups=float(is_flat(rewards_PG).float().mean()))
+    run.log(**measured, **metrics, learning_rate=stage.learning_rate(step))
+    run.log(staleness=step - max(r.completion.policy_version for group in groups_P for r in group))
+    run.log(train_tokens_per_s=tally.num_tokens / update_s, mfu=tally.flops / update_s / stage.peak_flops)
 
 
 @dataclass

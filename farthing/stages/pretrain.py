@@ -1,10 +1,9 @@
-"""Random weights and a procedural mixture -> a base model. Next-token cross-entropy on the completions of documents.
-
-`sft` is the same loop from given weights; only where the recipe's stage starts differs.
-"""
+"""Random weights and a procedural mixture -> a base model. Next-token cross-entropy on the completions of documents."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,24 +46,11 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
     share_prompts = model.shape.moe is None and not isinstance(stream, DocumentStream)
     for step in run.steps(config.num_steps, first):
         score = bits = None
-        with run.phase("update") as spent:
-            rows = corpus.take(config.documents(step))
-            require_fit(rows, model.shape.max_positions)
-            learning_rate = stage.learning_rate(step)
-            batches = microbatches(rows, config.max_microbatch_tokens, share_prompts)
-            padding = padding_share(batches)
-            weights = Weights.at(step, config.num_steps, model, config.mtp, config.experts)
-            tally, grad_norm = update(model, optimizer, batches, learning_rate, weights)
-            update_balance(model, tally.loads, balance_speed(config, step))
-            num_tokens, flops = sum(len(r.tokens) for r in rows), training_flops(model, batches, weights.mtp > 0)
-            run.count(tokens_trained=num_tokens, model_flops=flops)
-            run.waste("update", of=10**6, padding=round(padding * 10**6))
-        run.log(loss=tally.loss, grad_norm=grad_norm, learning_rate=learning_rate, documents=stream.cursor)
-        run.log(padding=padding)
-        log_extras(run, step, tally, weights)
-        run.log(train_tokens_per_s=num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
+        learn(stage, optimizer, corpus.take, step, share_prompts)
+        run.log(documents=stream.cursor)
         if config.eval is not None and is_due(step, config.eval.every):
             score = stage.quick_eval(engine, problems, config.eval)
+            engine.rest()
         if isinstance(stream, DocumentStream) and is_held_out_due(step, config):
             bits = held_out_bits(stage, stream)
             run.log(held_out_bits_per_byte=bits)
@@ -75,6 +61,26 @@ def train(stage: Stage[CorpusStageConfig]) -> None:
     if isinstance(stream, DocumentStream):
         metrics["held_out_bits_per_byte"] = held_out_bits(stage, stream) if bits is None else bits
     stage.finish(after, metrics)
+
+
+def learn(stage: Stage[Any], optimizer: Optimizer, take: Callable[[int], list[Row]], step: int, share_prompts: bool) -> None:
+    """One optimizer step on the next rows: rows -> microbatches -> losses -> AdamW, on the clock and in the step's metrics."""
+    run, config, model = stage.run, stage.config, stage.model
+    with run.phase("update") as spent:
+        rows = take(config.documents(step))
+        require_fit(rows, model.shape.max_positions)
+        learning_rate = stage.learning_rate(step)
+        batches = microbatches(rows, config.max_microbatch_tokens, share_prompts)
+        padding = padding_share(batches)
+        weights = Weights.at(step, config.num_steps, model, config.mtp, config.experts)
+        tally, grad_norm = update(model, optimizer, batches, learning_rate, weights)
+        update_balance(model, tally.loads, balance_speed(config, step))
+        num_tokens, flops = sum(len(r.tokens) for r in rows), training_flops(model, batches, weights.mtp > 0)
+        run.count(tokens_trained=num_tokens, model_flops=flops)
+        run.waste("update", of=10**6, padding=round(padding * 10**6))
+    run.log(loss=tally.loss, grad_norm=grad_norm, learning_rate=learning_rate, padding=padding)
+    log_extras(run, step, tally, weights)
+    run.log(train_tokens_per_s=num_tokens / spent.seconds, mfu=flops / spent.seconds / stage.peak_flops)
 
 
 def open_corpus(

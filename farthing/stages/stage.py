@@ -1,17 +1,19 @@
 """What every stage does around its loop: evaluate before and after, resume, checkpoint, hand over a model folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore, load_state
-from farthing.config import EvalConfig, GrpoConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.config import EvalConfig, OptimConfig, RewardConfig, StageConfig
 from farthing.config.graph import SOURCE
 from farthing.data.batches import Microbatch
+from farthing.data.sample_rows import SampleRows, TooLong, tokenise_samples
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import RunError, TrainingDiverged
@@ -20,12 +22,13 @@ from farthing.files import append_line, read_json, write_json
 from farthing.manifest import damage, score_of, step_of
 from farthing.models.decoder import Decoder
 from farthing.models.huggingface import save_model, weights_sha256
+from farthing.models.reward import RewardModel, save_reward_model
 from farthing.optim import Optimizer, learning_rate
-from farthing.precision import DTYPES, Precision
+from farthing.precision import Precision, compute_dtype
 from farthing.renderer import Renderer
 from farthing.rollout import Group
 from farthing.run import Run
-from farthing.sources import open_folder, source_model
+from farthing.sources import stage_folder, stage_model
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 from farthing.tokenizer import Tokenizer
@@ -55,17 +58,24 @@ class Stage(Generic[ConfigT]):
     peak_flops: float
     last_score: float | None = None
     """Of the quick evaluation of the step done last, if it had one."""
+    reward_model: RewardModel | None = None
+    """In a stage that makes one: `model` with a scalar head."""
 
     @property
     def seed(self) -> int:
         return self.run.recipe.seed
+
+    @property
+    def trained(self) -> nn.Module:
+        """What the stage trains, saves and hands over."""
+        return self.model if self.reward_model is None else self.reward_model
 
     # before the loop -------------------------------------------------------------------------------------------------
 
     def optimizer(self) -> Optimizer:
         o = self._optim
         return Optimizer(
-            self.model,
+            self.trained,
             self.precision,
             betas=(o.beta1, o.beta2),
             eps=o.eps,
@@ -124,7 +134,7 @@ class Stage(Generic[ConfigT]):
             self.store().save(step, state, score)
 
     def require_finite(self, step: int) -> None:
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.trained.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 raise TrainingDiverged(f"weight {name} is not finite after step {step}")
 
@@ -134,16 +144,26 @@ class Stage(Generic[ConfigT]):
 
     # evaluation --------------------------------------------------------------------------------------------------------
 
-    def evaluate_once(self, label: str, engine: Engine, problems: list[Problem], config: EvalConfig) -> dict[str, Any]:
-        """The full evaluation, kept in STAGE/eval_LABEL.json so that a resumed attempt need not repeat it."""
+    def evaluate_once(
+        self,
+        label: str,
+        engine: Engine,
+        problems: list[Problem],
+        config: EvalConfig,
+        more: Callable[[list[Group]], dict[str, Any]] | None = None,
+    ) -> dict[str, Any]:
+        """The full evaluation, kept in STAGE/eval_LABEL.json so that a resumed attempt need not repeat it.
+
+        `more`: what else to say of its completions.
+        """
         path = self.run.stage_dir(self.name) / f"eval_{label}.json"
         if path.is_file():
             kept: dict[str, Any] = read_json(path)
             return kept
         with self.run.phase("eval"):
-            evaluation = self._evaluate(engine, problems, config, config.samples)
+            evaluation = self.evaluate(engine, problems, config, config.samples)
+            result = evaluation.result.to_json() | (more(evaluation.groups_P) if more else {})
         self.keep_samples(label, evaluation.groups_P[:SAMPLES_KEPT])
-        result = evaluation.result.to_json()
         write_json(path, result)
         self.run.note_artefact("evaluation", [path], keeps="eval")
         return result
@@ -151,7 +171,7 @@ class Stage(Generic[ConfigT]):
     def quick_eval(self, engine: Engine, problems: list[Problem], config: EvalConfig) -> float:
         """One sample of the first few problems, for the curve -> accuracy."""
         with self.run.phase("eval"):
-            result = self._evaluate(engine, problems[: config.quick_problems], config, 1).result
+            result = self.evaluate(engine, problems[: config.quick_problems], config, 1).result
         self.run.log(
             eval_accuracy=result.pass_at_1,
             eval_format=result.format_only,
@@ -159,7 +179,8 @@ class Stage(Generic[ConfigT]):
         )
         return result.pass_at_1
 
-    def _evaluate(self, engine: Engine, problems: list[Problem], config: EvalConfig, samples: int) -> Evaluation:
+    def evaluate(self, engine: Engine, problems: list[Problem], config: EvalConfig, samples: int) -> Evaluation:
+        """Completions of `problems`, scored by rule and counted on the open phase."""
         max_tokens, stop, reward = self._completion_rules()
         params = SamplingParams(config.temperature, config.top_p, 0, max_tokens, stop)
         evaluation = evaluate(engine, self.renderer, problems, reward, params, samples)
@@ -172,8 +193,7 @@ class Stage(Generic[ConfigT]):
 
     def _completion_rules(self) -> tuple[int, tuple[str, ...], RewardConfig]:
         config: Any = self.config
-        stop = tuple(config.stop) if isinstance(config, GrpoConfig) else ()
-        return config.max_completion_tokens, stop, config.reward
+        return config.max_completion_tokens, tuple(getattr(config, "stop", ())), config.reward
 
     def keep_samples(self, when: str, groups_P: Sequence[Group]) -> None:
         """The first rollout of each group goes to samples.jsonl: which ones are kept must not depend on how good they are."""
@@ -183,14 +203,18 @@ class Stage(Generic[ConfigT]):
 
     # after the loop ----------------------------------------------------------------------------------------------------
 
-    def finish(self, evals: dict[str, dict[str, Any]], metrics: Mapping[str, float]) -> None:
+    def finish(self, evals: dict[str, dict[str, Any]], metrics: Mapping[str, float], **more: Any) -> None:
         """Writes the stage's model folder and result; only then is its training state dropped."""
         with self.run.phase("checkpoint"):
             self.require_finite(self.config.num_steps - 1)
             folder = self.run.stage_dir(self.name) / "model"
             facts = {"recipe": self.run.recipe.name, "stage": self.name, "seed": str(self.seed)}
-            save_model(self.model, self.renderer.tokenizer, folder, facts)
-            result: dict[str, Any] = {"weights_sha256": weights_sha256(self.model), "metrics": dict(metrics)}
+            if self.reward_model is None:
+                save_model(self.model, self.renderer.tokenizer, folder, facts)
+            else:
+                save_reward_model(self.reward_model, self.renderer.tokenizer, folder, facts)
+            result: dict[str, Any] = {"weights_sha256": weights_sha256(self.trained), "metrics": dict(metrics), **more}
+            result["num_steps"] = self.config.num_steps  # where the data decided, fewer than the recipe's
             if best := self._keep_best(facts):
                 result["best"] = best
         if evals:
@@ -206,16 +230,58 @@ class Stage(Generic[ConfigT]):
 
     def _keep_best(self, facts: dict[str, str]) -> dict[str, Any] | None:
         """Writes the best checkpoint's model to STAGE/best -> its step and score; None where the last model is as good."""
-        path = self.store().best() if self.config.checkpoint.keep_best else None
+        best = self.go_back_to_best() if self.config.checkpoint.keep_best else None
+        if best is None:
+            return None
+        folder = self.run.stage_dir(self.name) / "best"
+        save_model(self.model, self.renderer.tokenizer, folder, facts | {"step": str(best["step"])})
+        return best
+
+    def go_back_to_best(self) -> dict[str, Any] | None:
+        """Gives `model` the weights of the best checkpoint -> its step and score; None where the last step did as well."""
+        path = self.store().best()
         if path is None or damage(path) is not None:
             return None
         step, score = step_of(path), score_of(path)
         if score is None or (self.last_score is not None and self.last_score >= score):
             return None
         self.model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
-        folder = self.run.stage_dir(self.name) / "best"
-        save_model(self.model, self.renderer.tokenizer, folder, facts | {"step": str(step)})
+        self.last_score = score
         return {"step": step, "eval_accuracy": score}
+
+
+def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
+    """The model that stage `name` left, that of a folder, or (SOURCE) the recipe's own. RunError where it is not the one that
+    the stage wrote."""
+    model, tokenizer = stage_model(run.recipe, run.dir, name, compute_dtype(precision))
+    if name == SOURCE or name not in run.recipe.stages:
+        return model, tokenizer
+    result = run.result(name)
+    assert result is not None, "the plan runs a stage after all that it reads"
+    if weights_sha256(model) != result["weights_sha256"]:
+        raise RunError(
+            f"the weights in {stage_folder(run.dir, name)} are not those that stage {name} wrote (their sha256 differs); put "
+            f"them back, or make them again with --from {name}"
+        )
+    return model, tokenizer
+
+
+def open_samples(
+    stage: Stage[Any], data: Sequence[str], max_positions: int, too_long: TooLong, held_out_share: float = 0.0
+) -> SampleRows:
+    """The rows of `data`: what other stages left, and files of samples; tokenised once, into the run directory."""
+    run, needed = stage.run, stage.config.needs()
+    files: dict[Path, str] = {}
+    for name in data:
+        result = run.result(name) if name in needed else None
+        path = stage.file_of(name) if name in needed else Path(name)
+        files[path] = str(run.info["inputs"][name] if result is None else result["sha256"])
+    folder = run.dir / "corpus" / stage.name
+    tokenise_samples(files, stage.renderer, folder, max_positions, too_long)
+    samples = SampleRows(folder, stage.seed, held_out_share)
+    if samples.num_dropped:
+        run.message(f"{samples.num_dropped:,} samples of more than {max_positions:,} tokens dropped, {len(samples):,} kept")
+    return samples
 
 
 def held_out(stream: ProblemStream, config: EvalConfig | None) -> list[Problem]:
@@ -235,24 +301,12 @@ def generation_flops(model: Decoder, tokens_in: int, tokens_out: int, num_prompt
 
 def training_flops(model: Decoder, batches: Sequence[Microbatch], with_mtp: bool = False) -> int:
     """Forward and backward: three times the forward pass. Recomputed activations are not counted (model FLOPs)."""
+    sizes = batch_sizes(batches)
+    return 3 * (model.shape.forward_flops(*sizes) + (model.shape.mtp_flops(*sizes) if with_mtp else 0))
+
+
+def batch_sizes(batches: Sequence[Microbatch]) -> tuple[int, float, int]:
+    """(tokens, mean tokens that each attends to, logits): what the FLOPs of a forward pass are counted from."""
     num_tokens = sum(b.num_tokens for b in batches)
     context = sum(b.num_context_tokens for b in batches) / max(num_tokens, 1)
-    num_logits = sum(len(b.targets_R) for b in batches)
-    ahead = model.shape.mtp_flops(num_tokens, context, num_logits) if with_mtp else 0
-    return 3 * (model.shape.forward_flops(num_tokens, context, num_logits) + ahead)
-
-
-def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
-    """The model that stage `name` left, or the recipe's own; RunError where it is not the one that the stage wrote."""
-    if name == SOURCE:
-        return source_model(run.recipe.model, run.recipe.seed, run.dir, DTYPES[precision])
-    result = run.result(name)
-    assert result is not None, "the plan runs a stage after all that it reads"
-    folder = run.stage_dir(name) / "model"
-    model, tokenizer = open_folder(folder, DTYPES[precision])
-    if weights_sha256(model) != result["weights_sha256"]:
-        raise RunError(
-            f"the weights in {folder} are not those that stage {name} wrote (their sha256 differs); put them back, or make "
-            f"them again with --from {name}"
-        )
-    return model, tokenizer
+    return num_tokens, context, sum(len(b.targets_R) for b in batches)

@@ -31,8 +31,8 @@ NEVER_ENDS = 0.97
 ENTROPY_NATS, ENTROPY_RATIO = 0.02, 0.2
 """Late entropy below the first, and below this share of the early one."""
 KL_NATS = 0.5
-GAP_NATS = {"fp32": 1e-3, "bf16": 5e-2}
-"""Median logprob gap that rounding explains."""
+GAP_NATS = {"fp32": 1e-3, "bf16": 5e-2, "fp8": 0.15}
+"""Median logprob gap that rounding explains; fp8 from 30 layers (docs/decisions/2026-11-24-fp8.md)."""
 HELD_OUT_RATIO = 0.25
 """Held-out gain as a share of the training gain."""
 MIN_EVALS = 4
@@ -140,7 +140,7 @@ def logprob_gap(c: StageCurves, config: GrpoConfig) -> Finding | None:
     step, worst = max(gaps, key=lambda p: p[1])
     what = f"Engine and trainer disagree in {c.name} by more than {c.precision} explains: gradients are off-policy"
     evidence = f"median gap {number(middle)} nats, limit {limit:g}; {number(worst)} at step {step}"
-    knob = "--set precision=fp32" if c.precision == "bf16" else c.set("tis_cap", 2.0)
+    knob = "--set precision=fp32" if c.precision != "fp32" else c.set("tis_cap", 2.0)
     return Finding("problem", what, evidence, knob)
 
 

@@ -2,7 +2,8 @@
 
 One object a line: "question", "answer" and "verifier", optionally "id", "chain" (a chain of thought to train on) and
 "choices" (a list of texts, which are put
-under the question as (A), (B), ... and verified by "choice").
+under the question as (A), (B), ... and verified by "choice"). With the verifier "none" there is no answer: such requests are
+for stages that a reward model judges.
 """
 
 import json
@@ -15,8 +16,9 @@ from farthing.tasks.problem import Problem
 
 KEYS: Mapping[str, type] = {"question": str, "answer": str, "verifier": str}
 OPTIONAL_KEYS: Mapping[str, type] = {"id": str, "choices": list, "chain": str}
-VERIFIERS = ("choice", "exact", "math", "number")
-"""Those that need nothing but the answer."""
+VERIFIERS = ("choice", "exact", "math", "none", "number")
+"""Those that need nothing but the answer, or not even that."""
+NO_ANSWER = "(none)"
 MAX_CHOICES = 26
 
 
@@ -82,6 +84,10 @@ def problem_of(line: bytes, task: str) -> Problem:
         raise BadLine("invalid JSON: nested too deep") from error
     except ValueError as error:
         raise BadLine(f"invalid JSON: {error}") from error
+    if isinstance(record, dict) and record.get("verifier") == "none":
+        if "answer" in record:
+            raise BadLine("'answer' is given, and the verifier \"none\" reads none")
+        record["answer"] = NO_ANSWER
     check_record(record)
     choices = record.get("choices")
     question = record["question"]

@@ -23,6 +23,11 @@ class Problem:
     """Gold chains of thought, where the generator knows them; pretraining and SFT material, never shown to a verifier."""
 
     @property
+    def has_gold(self) -> bool:
+        """Whether a rule can tell a right answer; False for requests that only a reward model judges."""
+        return self.verifier != "none"
+
+    @property
     def content_hash(self) -> str:
         """Hex sha256 of the question with white space folded and case kept: equal questions are equal problems."""
         return hashlib.sha256(" ".join(self.question.split()).encode()).hexdigest()

@@ -44,5 +44,8 @@ def evaluate(
     if result.pass_at_8 is not None:
         console.print(f"pass@8 {result.pass_at_8:.1%}")
     console.print(f"format {result.format_only:.1%}   mean length {result.mean_completion_tokens:.1f} tokens")
+    console.print(
+        f"mixed languages {result.mixed:.1%} (consistency {result.language_consistency:.1%})   readable {result.readable:.1%}"
+    )
     for name, share in result.per_task.items():
         console.print(f"  {name}: {share:.1%}", markup=False, highlight=False)

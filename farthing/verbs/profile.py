@@ -36,7 +36,7 @@ def profile(
         raise RecipeError(f"{recipe} is a run directory: it is profiled as it ran, without --set")
     resolved, run_dir = resolve(recipe, None, overrides or [], None)
     base = profiling.model_before(resolved, stage, run_dir) if is_run else None
-    found = profiling.profile_recipe(resolved, stage, steps, base, trace)
+    found = profiling.profile_recipe(resolved, stage, steps, base, trace, run_dir if is_run else None)
     print_json(found.to_json()) if as_json else profiling.render(found, console)
     if trace is not None and not as_json:
         console.print(f"trace of one step: {trace}; open it in https://ui.perfetto.dev", highlight=False)

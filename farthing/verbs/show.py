@@ -73,12 +73,26 @@ def print_summary(run_dir: Path, as_json: bool) -> None:
             console.print(line, markup=False, soft_wrap=True)
         if stage.get("table"):
             console.print(_table_of_models(stage["table"]))
+    if reward_models := [s for s in summary["stages"] if "preferences" in s]:
+        console.print(_reward_models(reward_models))
     console.print(f"weights sha256 {summary['weights_sha256'] or '(none yet)'}", soft_wrap=True)
     console.print(
         f"cost ${float(summary['total_usd']):.6f} for {summary['held_s']:.0f} s of this machine in "
         f"{summary['num_attempts']} attempt(s); the bill: [bold]farthing bill {run_dir}[/bold]",
         soft_wrap=True,
     )
+
+
+def _reward_models(stages: list[dict[str, Any]]) -> Table:
+    """Held-out accuracy of reward models, of pairs whose longer and whose shorter reply is chosen, and score against length."""
+    table = Table("reward model", "held out", "95% CI", "if longer", "if shorter", "length r", "n", box=None)
+    for stage in stages:
+        found = stage["preferences"]
+        low, high = found["ci95"]
+        sides = [f"{found[key]:.1%}" if key in found else "" for key in ("accuracy_longer_chosen", "accuracy_shorter_chosen")]
+        cells = (f"{found['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", *sides, f"{found['length_correlation']:+.2f}")
+        table.add_row(stage["name"], *cells, str(found["n"]))
+    return table
 
 
 def _eval_cells(result: dict[str, Any]) -> tuple[str, ...]:

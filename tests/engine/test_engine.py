@@ -1,6 +1,7 @@
 """The engine against transformers' generate and full forward passes, with refills, slot moves and split groups."""
 
 import copy
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from farthing.engine.sampler import SamplingParams
 from farthing.errors import RecipeError
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.huggingface import save_model
+from farthing.models.linear import Linear, can_pack
 from farthing.tokenizer import Tokenizer
 
 SAMPLED = [
@@ -54,6 +56,22 @@ def test_greedy_equals_transformers_token_for_token(model: Decoder, tokenizer: T
             assert completion.tokens == expected[0, len(prompt) :].tolist()
     chosen = {token for group in groups for token in group[0].tokens}
     assert len(chosen) > 8, "the random model must not settle on one token"
+
+
+def test_rest_gives_memory_back_and_changes_no_token(model: Decoder, tokenizer: Tokenizer, prompts: list[list[int]]) -> None:
+    engine = Engine(model, tokenizer, num_slots=4)
+    before = engine.generate(prompts, group_seeds(5, 2), SAMPLED[0])
+    assert engine._cache is not None
+    held = [weakref.ref(engine._cache.kv), *(weakref.ref(p) for p in packed_weights(model))]
+    assert len(held) > 1 or not can_pack(model.head_weight)
+    engine.rest()
+    assert [ref() for ref in held] == [None] * len(held)
+    assert engine.generate(prompts, group_seeds(5, 2), SAMPLED[0]) == before
+
+
+def packed_weights(model: Decoder) -> list[Tensor]:
+    copies = [model._packed_head, *(m.packed for m in model.modules() if isinstance(m, Linear))]
+    return [c._packed for c in copies if c._packed is not None]
 
 
 def whole_logprobs(model: Decoder, prompt: list[int], completion: Completion, temperature: float) -> Tensor:

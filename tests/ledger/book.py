@@ -1,11 +1,13 @@
 """A whole schema-2 book of one priced, clocked run, at figures that can be worked by hand, for the audit's tests and bench."""
 
+import random
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any
 
 from farthing.ledger.entries import EntryFields, Ledger
+from farthing.ledger.prices import cost
 
 SECOND = 1_000_000_000
 START_NS = 1_000 * SECOND
@@ -75,6 +77,31 @@ def whole_run(num_steps: int, attempt: int = 1) -> Iterator[EntryFields]:
             waste = {"detail": {"waste_usd": {"padding": "0.000000000123"}}} if step % 10 == 0 and name == "update" else {}
             yield phase(attempt, step + 1, 0.25, name, step=step, **waste)
     yield end(attempt, num_steps)
+
+
+def varied_run(num_steps: int, seed: int = 0) -> Iterator[EntryFields]:
+    """One attempt as a run writes it: no two figures alike, waste on every rollout and update, an artefact now and then."""
+    rng, mono_ns = random.Random(seed), START_NS
+    yield price()
+    yield start(1)
+    yield device(1)
+    yield phase(1, 0, 2, "setup", step=-1, tokens_trained=0, model_flops=0)
+    for step in range(num_steps):
+        held = {name: rng.randrange(10**6, 10**9) for name in ("rollout", "reward", "update", "weight_sync", "idle")}
+        mono_ns += sum(held.values())
+        shared = {"step": step, "at": at((mono_ns - START_NS) / SECOND), "mono_ns": mono_ns}
+        for name, held_ns in held.items():
+            usd = cost(held_ns, 1, Decimal(2))
+            figures: dict[str, Any] = {"held_ns": held_ns, "usd": usd, "busy_ns": rng.randrange(held_ns), "energy_error_mj": 0}
+            figures |= {"energy_mj": held_ns * 700 // 1_000_000, "tokens_trained": 0, "model_flops": 0}
+            if name in ("rollout", "update"):
+                part = (usd / rng.randrange(2, 50)).quantize(Decimal("1e-12"), ROUND_FLOOR)
+                figures |= {"detail": {"waste_usd": {"padding" if name == "update" else "flat_groups": f"{part:f}"}}}
+                figures |= {"tokens_out": rng.randrange(1, 5000), "model_flops": held_ns * rng.randrange(1, 900_000)}
+            yield phase(1, 0, 0, name, **(figures | shared))
+        if step % 100 == 50:
+            yield {"attempt": 1, "kind": "artefact", "stage": "r1_zero", "detail": {"what": "evaluation", "files": []}}
+    yield end(1, (mono_ns - START_NS) / SECOND)
 
 
 def write(path: Path, entries: Iterator[EntryFields] | list[EntryFields]) -> Path:

@@ -1,5 +1,7 @@
 """The published DeepSeek-V3, from its recipe: built without memory, counted, named as in its checkpoint, and planned."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,8 +35,8 @@ def test_it_builds_on_the_meta_device_with_exactly_the_published_counts(shape: M
     assert names["model.layers.0.self_attn.kv_a_proj_with_mqa.weight"].size == (576, 7168)
 
 
-def test_its_dry_run_counts_and_prices_without_allocating(shape: ModelShape) -> None:
-    forecast = dry_run(load_recipe("v3-671b"))
+def test_its_dry_run_counts_and_prices_without_allocating(shape: ModelShape, tmp_path: Path) -> None:
+    forecast = dry_run(load_recipe("v3-671b"), tmp_path)
     assert (forecast.num_params, forecast.active_params, forecast.mtp_params) == (
         671_026_404_352,
         37_552_282_624,
@@ -45,6 +47,7 @@ def test_its_dry_run_counts_and_prices_without_allocating(shape: ModelShape) -> 
     words = "15,360 windows a step, 3,072 at first and more for 12,426 steps, in microbatches of at most 4,096 tokens; "
     assert forecast.stages[0].arithmetic.startswith(f"{words}240,211 steps")
     assert forecast.stages[0].arithmetic.endswith("windows of at most 4,096 tokens = at most 14.80T tokens")
+    assert any("fp8: the peak is still that of bf16" in line for line in forecast.assumptions)
     device_hours = forecast.seconds * 2048 / 3600
     assert 2e6 < device_hours < 4e6, "DeepSeek reports 2.664M; 30% of bf16 peak is assumed"
 

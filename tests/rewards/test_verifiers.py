@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farthing.config import RewardConfig
 from farthing.errors import DataError
 from farthing.rewards import VERIFIERS, score, score_all
 from farthing.rewards.arithmetic import NotArithmetic, evaluate
@@ -51,7 +52,7 @@ PROBLEMS |= {"choice": of("choice", "B")} | {name: of_gym(name) for name in ENTR
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_gold_scores_one(name: str) -> None:
     problem = PROBLEMS[name]
-    assert score(problem.answer, problem, extract="text").accuracy == 1.0
+    assert score(problem.answer, problem, RewardConfig(extract="text")).accuracy == 1.0
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -198,17 +199,17 @@ def test_workers_close_and_open_again() -> None:
 
 def test_reward_is_accuracy_plus_format() -> None:
     problem = of("number")
-    reward = score("<think>6*7</think><answer>42.0</answer>", problem, accuracy_weight=1.0, format_weight=0.5)
+    reward = score("<think>6*7</think><answer>42.0</answer>", problem, RewardConfig(accuracy=1.0, format=0.5))
     assert (reward.value, reward.accuracy, reward.format, reward.answer) == (1.5, 1.0, 1.0, "42.0")
-    assert reward.parts == {"accuracy": 1.0, "format": 0.5}
-    unformatted = score("so <answer>42</answer>", problem, format_weight=0.5)
+    assert reward.parts == {"accuracy": 1.0, "format": 0.5, "language": 0.0}
+    unformatted = score("so <answer>42</answer>", problem, RewardConfig(format=0.5))
     assert (unformatted.value, unformatted.format) == (1.0, 0.0)
 
 
 def test_score_all_keeps_order() -> None:
     problem, other = of("number"), of("number", "41")
     completions = ["42", "41", "42"]
-    rewards = score_all(completions, [problem, problem, other], extract="text")
+    rewards = score_all(completions, [problem, problem, other], RewardConfig(extract="text"))
     assert [reward.accuracy for reward in rewards] == [1.0, 0.0, 0.0]
 
 

@@ -12,9 +12,10 @@ from farthing.artefact import open_artefact
 from farthing.checkpoint import load_state
 from farthing.config import PretrainConfig, Recipe, StageConfig, load_recipe
 from farthing.errors import RecipeError
+from farthing.inputs import check_inputs
 from farthing.live import PlainLines
 from farthing.panels import main_panels
-from farthing.pipeline import check_tasks, run_recipe
+from farthing.pipeline import run_recipe
 from farthing.plot import plot_run
 from farthing.run import Metrics
 from farthing.tokenizer import Tokenizer
@@ -167,4 +168,4 @@ def trained_tokens(run_dir: Path) -> dict[int, int]:
 def test_a_window_longer_than_the_model_is_refused(recipe: Recipe) -> None:
     stage = recipe.stages["base"].model_copy(update={"window_tokens": 65})
     with pytest.raises(RecipeError, match="window_tokens is 65 and the model has 64 positions"):
-        check_tasks(recipe.model_copy(update={"stages": {"base": stage}}))
+        check_inputs(recipe.model_copy(update={"stages": {"base": stage}}))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from farthing.config import RewardConfig
 from farthing.errors import DataError
 from farthing.rewards import score
 from farthing.tasks.jsonl import JsonlTask
@@ -22,7 +23,7 @@ def test_good_lines(tmp_path: Path) -> None:
     task = JsonlTask(write(tmp_path / "a.jsonl", GOOD, b"", choice))
     assert [problem.question for problem in task.problems] == ["1+1?", "Sky?\n(A) red\n(B) blue"]
     assert task.problems[1].metadata == {"id": "sky", "choices": ["red", "blue"]}
-    assert score("(b)", task.problems[1], extract="text").accuracy == 1.0
+    assert score("(b)", task.problems[1], RewardConfig(extract="text")).accuracy == 1.0
     assert {task.draw(f"{i:x}").question for i in range(20)} == {problem.question for problem in task.problems}
 
 

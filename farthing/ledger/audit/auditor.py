@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from farthing.errors import LedgerError
+from farthing.ledger.audit.alike import Phases, to_row
 from farthing.ledger.audit.artefacts import Artefacts, flops_per_token
 from farthing.ledger.audit.chain import Chain
 from farthing.ledger.audit.entry import Columns
@@ -22,12 +23,13 @@ from farthing.ledger.audit.physics import Physics
 from farthing.ledger.audit.prices import Prices
 from farthing.ledger.audit.project import Runs
 from farthing.ledger.audit.questions import Seen, questions
-from farthing.ledger.audit.reader import Files, Lines, open_book, require_version, stored_rows
+from farthing.ledger.audit.reader import Files, Lines, open_book, require_version, stored_pages
 from farthing.ledger.audit.report import Check, Finding, Report
 from farthing.ledger.audit.schema import Row, dollars
 from farthing.ledger.audit.signatures import Signatures
 from farthing.ledger.audit.sums import Sums
 from farthing.ledger.audit.superseded import Superseded
+from farthing.ledger.audit.template import Raw
 
 _PLACED = 5
 """Damaged entries for which the file is searched."""
@@ -58,9 +60,9 @@ def audit(path: Path, head: str | None = None, whole_project: bool = False) -> R
     files = ledger_files(path)
     seal, sealed_head = check_seal(files)
     log, log_report = check_log(files)
-    books = _Books(files, head)
+    books = Books(files, head)
     with closing(open_book(files)) as db:
-        books.walk(partial(stored_rows, db))
+        books.walk(partial(stored_pages, db))
         chain = books.chain
         if sealed_head is not None and sealed_head != (chain.count, chain.head_hash):
             seal.found(Finding(f"the seal has entry {sealed_head[0]} as the last one, with hash {sealed_head[1]}", chain.count))
@@ -79,7 +81,7 @@ def audit(path: Path, head: str | None = None, whole_project: bool = False) -> R
     )
 
 
-class _Books:
+class Books:
     """All checks that need the entries, fed by one walk."""
 
     def __init__(self, files: Files, head: str | None) -> None:
@@ -95,21 +97,36 @@ class _Books:
         self.artefacts = Artefacts(files.folder)
         self.runs = Runs(files.folder)
 
-    def walk(self, read: Callable[[int], Iterator[Row]]) -> None:
-        always = [c.add for c in (self.hours, self.prices, self.physics, self.sums)]
-        if self.signatures.is_waiting:
-            always.append(self.signatures.add)
-        for row in self.chain.follow(read):
-            entry = self.columns.read(row)
-            for add in always:
-                add(entry)
-            if row.kind != "phase":
-                self.seen.add(entry)
-                self.superseded.add(entry)
-                self.artefacts.add(entry)
-                self.runs.add(entry)
+    def walk(self, read: Callable[[int], Iterator[list[Raw]]]) -> None:
+        for part in self.chain.follow(read):
+            if isinstance(part, Row):
+                self._one(part)
+            elif self._fit(part):
+                self._take(part)
+            else:
+                for raw in part.rows:
+                    self._one(to_row(raw))
         self.chain.lines.close()
         self.columns.check.evidence = f"{self.chain.count} entries"
+
+    def _one(self, row: Row) -> None:
+        entry = self.columns.read(row)
+        for each in (self.hours, self.prices, self.physics, self.sums, self.signatures):
+            each.add(entry)
+        if row.kind != "phase":
+            for event in (self.seen, self.superseded, self.artefacts, self.runs):
+                event.add(entry)
+
+    def _fit(self, phases: Phases) -> bool:
+        asked = (self.columns, self.prices, self.physics)
+        return self.signatures.fits(phases) and all(each.fits(rows) for rows in phases.alike for each in asked)
+
+    def _take(self, phases: Phases) -> None:
+        for rows in phases.alike:
+            for each in (self.prices, self.physics, self.sums):
+                each.take(rows)
+        for other in (self.hours, self.signatures):
+            other.take(phases)
 
     def finish(self, db: sqlite3.Connection, whole_project: bool) -> None:
         for part in (self.hours, self.prices, self.physics, self.signatures, self.superseded, self.artefacts):

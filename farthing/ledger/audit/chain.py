@@ -7,10 +7,12 @@ An entry that was damaged goes on in its right form, so that the checks behind t
 import sqlite3
 from collections.abc import Callable, Iterator
 
+from farthing.ledger.audit.alike import Phases, split, to_row
 from farthing.ledger.audit.locate import column_at, differing, nearest
 from farthing.ledger.audit.reader import Lines
 from farthing.ledger.audit.report import Check, Finding
 from farthing.ledger.audit.schema import GENESIS, Row, from_json, is_well_typed, seal
+from farthing.ledger.audit.template import Raw
 
 _SEARCHES = 3
 """Damaged entries without a mirror line for which the changed byte is searched for; each takes about half a second."""
@@ -31,16 +33,18 @@ class Chain:
         """Hashes that the next entry may name beside `head_hash`, because this one was damaged."""
         self._forked_at: int | None = None
         self._searches = 0
-        self._stopped = False
+        self._error: Exception | None = None
 
-    def follow(self, read: Callable[[int], Iterator[Row]]) -> Iterator[Row]:
-        """Yields every entry once, as it should be where that can be told; `read` gives the rows behind an entry."""
-        yield from self._rows(self._readable(read(-(2**63))))
-        while not self._stopped and self._more_lines():
+    def follow(self, read: Callable[[int], Iterator[list[Raw]]]) -> Iterator[Phases | Row]:
+        """Yields every entry once, as it should be where that can be told; `read` gives pages of the rows behind an entry."""
+        yield from self._pages(self._readable(read(-(2**63))))
+        while self._error is None and self._more_lines():
             before = self.count  # lines may have been written since the last row was read: are there more rows as well?
-            yield from self._rows(self._readable(read(self.count)))
+            yield from self._pages(self._readable(read(self.count)))
             if self.count == before:
                 break
+        if self._error is not None:
+            self._cannot_read_on(self._error)
         yield from self._only_in_mirror()
         self._close()
 
@@ -49,10 +53,39 @@ class Chain:
         self.lines.put_back(offset, line)
         return bool(line)
 
-    def _rows(self, rows: Iterator[Row]) -> Iterator[Row]:
-        row = next(rows, None)
-        while row is not None:
-            following = next(rows, None)
+    def _pages(self, pages: Iterator[list[Raw]]) -> Iterator[Phases | Row]:
+        page = next(pages, None)
+        while page is not None:
+            parts = self._whole(page)
+            if parts is not None:
+                yield from parts
+                page = next(pages, None)
+                continue
+            following = next(pages, None)
+            yield from self._rows([to_row(raw) for raw in page], to_row(following[0]) if following else None)
+            page = following
+
+    def _whole(self, page: list[Raw]) -> list[Phases | Row] | None:
+        """The page, if everything about it and its lines is as it should be."""
+        count, head_hash, lines = self.count, self.head_hash, list[bytes]()
+        try:
+            parts = split(page)
+            for part in parts:
+                some = _line_of(part, count, head_hash) if isinstance(part, Row) else part.lines(count, head_hash)
+                if some is None:
+                    return None
+                count += len(some)
+                head_hash = part.hash
+                lines += some
+        except (ValueError, TypeError):  # a value that is not of its form, or half a character
+            return None
+        if not self.lines.matches(b"".join(lines)):
+            return None
+        self.count, self.head_hash, self._also = count, head_hash, ()
+        return parts
+
+    def _rows(self, rows: list[Row], behind: Row | None) -> Iterator[Row]:
+        for row, following in zip(rows, [*rows[1:], behind], strict=True):
             digest, expected = seal(row)
             offset, line = self.lines.next()
             if digest == row.hash and row.prev_hash == self.head_hash and row.seq == self.count + 1 and line == expected:
@@ -63,20 +96,17 @@ class Chain:
             else:
                 self.lines.put_back(offset, line)
                 yield from self._unlike(row, following)
-            row = following
 
-    def _readable(self, stored: Iterator[Row]) -> Iterator[Row]:
+    def _readable(self, stored: Iterator[list[Raw]]) -> Iterator[list[Raw]]:
         try:
             yield from stored
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            self._stopped = True
-            self.chain.found(
-                Finding(
-                    f"SQLite cannot read on after entry {self.count}: {error}",
-                    entry=self.count + 1,
-                    restore=f"{self.mirror_name} holds the entries as well; the checks below use it",
-                )
-            )
+            self._error = error
+
+    def _cannot_read_on(self, error: Exception) -> None:
+        what = f"SQLite cannot read on after entry {self.count}: {error}"
+        restore = f"{self.mirror_name} holds the entries as well; the checks below use it"
+        self.chain.found(Finding(what, entry=self.count + 1, restore=restore))
 
     def _accept(self, row: Row, *also: str) -> None:
         self.count = row.seq
@@ -284,6 +314,12 @@ class Chain:
                 f"the last {behind} entries have no whole line yet{half}: a process died there, or is writing now; "
                 "the next one that opens the ledger for writing fills them in from the SQLite file"
             )
+
+
+def _line_of(row: Row, count: int, head_hash: str) -> list[bytes] | None:
+    digest, line = seal(row)
+    is_right = is_well_typed(row) and digest == row.hash and row.prev_hash == head_hash and row.seq == count + 1
+    return [line] if is_right else None
 
 
 _ROW_IS_RIGHT = "the SQLite file is right: its entry gives its hash"

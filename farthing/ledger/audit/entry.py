@@ -2,8 +2,10 @@
 
 import json
 from datetime import datetime
+from operator import le
 from typing import Any, NamedTuple
 
+from farthing.ledger.audit.alike import Alike
 from farthing.ledger.audit.report import Check, Finding
 from farthing.ledger.audit.schema import ENERGY_METHODS, KINDS, OUTCOMES, PHASES, PURPOSES, Row, picousd
 
@@ -69,6 +71,18 @@ class Columns:
         if row.at != self._at:
             self._time(row)
         return Entry(row, usd, flops, detail)
+
+    def fits(self, rows: Alike) -> bool:
+        """Whether phases alike hold what the schema allows; `Alike` has read their types, amounts and times."""
+        attempt, kind, _, phase, purpose, outcome, _, num_devices, _, energy_method = rows.key
+        return (
+            (kind, purpose, outcome, energy_method, phase) in self._known
+            and min(attempt, num_devices) >= 0
+            and min(map(min, (rows.held_ns, rows.tokens_in, rows.tokens_out, rows.tokens_trained))) >= 0
+            and min(map(min, (rows.energy_mj, rows.energy_error_mj, rows.mono_ns))) >= 0
+            and min(min(rows.step), min(rows.busy_ns)) >= -1
+            and all(map(le, rows.busy_ns, rows.held_ns))
+        )
 
     def _names(self, row: Row, names: tuple[str, ...]) -> None:
         for column, allowed in _ALLOWED.items():

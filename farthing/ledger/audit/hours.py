@@ -7,12 +7,15 @@ The wall clock (`at`) is only compared with it, because it may be set back.
 from dataclasses import dataclass
 from datetime import datetime
 
+from farthing.ledger.audit.alike import Phases, to_row
 from farthing.ledger.audit.entry import Entry
 from farthing.ledger.audit.report import Check, Finding
 from farthing.ledger.audit.schema import NS_PER_HOUR, Row
+from farthing.ledger.audit.template import ORDER
 
 _WALL_TOLERANCE_S = 2.0
 _NS_PER_S = 1_000_000_000
+_AT, _HELD_NS, _MONO_NS, _SEQ = (ORDER.index(name) for name in ("at", "held_ns", "mono_ns", "seq"))
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Attempt:
     """End of the last whole flush."""
     ended: str | None = None
     held_ns: int = 0
-    first: tuple[str, int] | None = None
+    first: tuple[datetime, int] | None = None
     last_at: str = ""
 
 
@@ -121,10 +124,26 @@ class Hours:
         attempt.held_ns += row.held_ns
         if row.mono_ns != self._flush_ns or not self._flush_seq:
             self._close_flush()
-            self._wall(row, attempt)
+            self._wall(row.at, row.mono_ns, attempt)
             self._flush_ns, self._flush_sum, self._flush_seq = row.mono_ns, 0, row.seq
         self._flush_sum += row.held_ns
         attempt.last_at = row.at
+
+    def take(self, phases: Phases) -> None:
+        """Phases that follow one another, whether they fill the time or not."""
+        attempt = self._current
+        if attempt is None or attempt.ended is not None or any(rows.key[0] != attempt.number for rows in phases.alike):
+            for raw in phases.rows:
+                self._phase(to_row(raw))
+            return
+        for raw in phases.rows:
+            if raw[_MONO_NS] != self._flush_ns or not self._flush_seq:
+                self._close_flush()
+                self._wall(raw[_AT], raw[_MONO_NS], attempt)
+                self._flush_ns, self._flush_sum, self._flush_seq = raw[_MONO_NS], 0, raw[_SEQ]
+            self._flush_sum += raw[_HELD_NS]
+            attempt.last_at = raw[_AT]
+        attempt.held_ns += sum(sum(rows.held_ns) for rows in phases.alike)
 
     def _close_flush(self) -> None:
         """What was flushed together must fill the time since the flush before."""
@@ -151,20 +170,21 @@ class Hours:
             self._checked_ns += passed
         attempt.mark_ns = max(attempt.mark_ns, self._flush_ns)
 
-    def _wall(self, row: Row, attempt: Attempt) -> None:
-        if row.at < attempt.last_at:
+    def _wall(self, at: str, mono_ns: int, attempt: Attempt) -> None:
+        if at < attempt.last_at:
             self.backwards += 1
         if attempt.began_ns is None:
             return
-        if attempt.first is not None:
-            try:
-                passed = (datetime.fromisoformat(row.at) - datetime.fromisoformat(attempt.first[0])).total_seconds()
-            except (ValueError, TypeError):
-                return  # the columns check names it
-            if abs(passed - (row.mono_ns - attempt.first[1]) / _NS_PER_S) <= _WALL_TOLERANCE_S:
-                return
-            self.wall_jumps += 1
-        attempt.first = (row.at, row.mono_ns)
+        try:
+            moment = datetime.fromisoformat(at)
+            if attempt.first is not None:
+                passed_s = (moment - attempt.first[0]).total_seconds()
+                if abs(passed_s - (mono_ns - attempt.first[1]) / _NS_PER_S) <= _WALL_TOLERANCE_S:
+                    return
+                self.wall_jumps += 1
+        except (ValueError, TypeError):
+            return  # the columns check names it
+        attempt.first = moment, mono_ns
 
     def _end(self, entry: Entry) -> None:
         self._close_flush()

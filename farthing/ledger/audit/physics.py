@@ -1,5 +1,6 @@
 """Entries -> whether the device could have done what is booked: FLOPs, tokens and energy within its peak and power."""
 
+from farthing.ledger.audit.alike import Alike
 from farthing.ledger.audit.entry import Entry
 from farthing.ledger.audit.prices import Price
 from farthing.ledger.audit.report import Check, Finding
@@ -39,6 +40,58 @@ class Physics:
             self._device(entry)
         elif row.kind == "supersede":  # the floor is that of the models that are there now, not of this stage's former one
             self._light.pop(row.stage, None)
+
+    def fits(self, rows: Alike) -> bool:
+        """Whether phases alike are possible for their device."""
+        peak = self.peaks.get((rows.key[0], rows.key[6]))
+        if 0 in rows.flops:
+            for flops, *tokens in zip(rows.flops, rows.tokens_in, rows.tokens_out, rows.tokens_trained, strict=True):
+                if not flops and any(tokens):
+                    return False
+        return (peak is None or self._work_fits(rows, peak)) and self._energy_fits(rows)
+
+    def _work_fits(self, rows: Alike, peak: tuple[int, int, str]) -> bool:
+        per_ns, margin = peak[0] * rows.key[7], peak[1]
+        possible = [per_ns * held_ns * margin // 100 for held_ns in rows.held_ns]
+        for flops, most in zip(rows.flops, possible, strict=True):
+            if flops * 1_000_000_000 > most:
+                return False
+        floor = (self._floor or 0) * 1_000_000_000
+        tokens = zip(rows.tokens_in, rows.tokens_out, rows.tokens_trained, strict=True)
+        return not floor or all(sum(counts) * floor <= most for counts, most in zip(tokens, possible, strict=True))
+
+    def _energy_fits(self, rows: Alike) -> bool:
+        if not any(rows.energy_mj) and not any(rows.energy_error_mj):
+            return True
+        limit = self._powers.get(rows.key[8])
+        if limit is None:
+            return False
+        margin = POWER_MARGIN_PERCENT if rows.key[9] == "measured" else 100
+        numerator, denominator = rows.key[7] * limit[0] * margin, limit[1] * 100 * _NS_MW
+        for held_ns, energy_mj, error_mj in zip(rows.held_ns, rows.energy_mj, rows.energy_error_mj, strict=True):
+            if energy_mj > held_ns * numerator // denominator + 1 or (error_mj > energy_mj and error_mj > 1):
+                return False
+        return True
+
+    def take(self, rows: Alike) -> None:
+        """Phases alike that fit."""
+        energy_mj = sum(rows.energy_mj)
+        if energy_mj or any(rows.energy_error_mj):
+            self.energy_mj[rows.key[9]] = self.energy_mj.get(rows.key[9], 0) + energy_mj
+        num_work = len(rows) - rows.flops.count(0)
+        peak = self.peaks.get((rows.key[0], rows.key[6]))
+        if peak is None:
+            self._unchecked += num_work
+            return
+        self._checked += num_work
+        per_ns = peak[0] * rows.key[7]
+        least = per_ns * min(rows.held_ns)
+        if least and max(rows.flops) * 1_000_000_000 / least <= self._highest:
+            return
+        for flops, held_ns, seq in zip(rows.flops, rows.held_ns, rows.seq, strict=True):
+            possible = per_ns * held_ns
+            if possible and (share := flops * 1_000_000_000 / possible) > self._highest:
+                self._highest, self._highest_seq = share, seq
 
     def finish(self) -> None:
         peaks = {f"{d}: {p / 1e12:g} TFLOP/s, {m}" for (_, d), (p, _, m) in self.peaks.items()}

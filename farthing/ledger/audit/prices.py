@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from farthing.ledger.audit.alike import Alike
 from farthing.ledger.audit.entry import Entry
 from farthing.ledger.audit.report import Check, Finding
-from farthing.ledger.audit.schema import NS_PER_HOUR, dollars
+from farthing.ledger.audit.schema import NS_PER_HOUR, dollars, picousd
 
 _PICO = 10**12
 _NS_PER_GB_MONTH = 10**9 * 730 * NS_PER_HOUR
@@ -58,6 +59,27 @@ class Prices:
             self.corrections += 1
         elif kind != "run" and (entry.picousd or row.held_ns):
             self._wrong(entry, "usd, held_ns", f"an entry of kind {kind} carries no money and no time, this one does")
+
+    def fits(self, rows: Alike) -> bool:
+        """Whether the amounts of phases alike are right; one that lies between two roundings is left to `add`."""
+        rate = self._rates.get((rows.key[8], rows.key[7]))
+        if rate is None or rows.key[6] != rate[3] or min(rows.at)[:10] < rate[2]:
+            return False
+        numerator, denominator = rate[:2]
+        for held_ns, usd in zip(rows.held_ns, rows.picousd, strict=True):
+            if not -denominator < 2 * (held_ns * numerator - usd * denominator) < denominator:
+                return False
+        left = dict(enumerate(rows.picousd)) if rows.waste else {}
+        for i, _, part in rows.waste:
+            left[i] -= part
+        return min(left.values(), default=0) >= 0
+
+    def take(self, rows: Alike) -> None:
+        """Phases alike that fit."""
+        self._num_checked += len(rows)
+        used = self.used.setdefault(rows.key[8], [0, 0])
+        used[0] += len(rows)
+        used[1] += sum(rows.picousd)
 
     def finish(self) -> None:
         self.check.evidence = f"{self._num_checked} amounts computed anew from {len(self.records)} price records"
@@ -142,11 +164,11 @@ class Prices:
 
     def _waste(self, entry: Entry, waste: object) -> None:
         try:
-            parts = [Fraction(text) for text in dict(waste).values()]  # type: ignore[call-overload]
-        except (ValueError, TypeError):
+            parts = [picousd(text) for text in dict(waste).values()]  # type: ignore[call-overload]
+        except (ValueError, TypeError, AttributeError):
             self._wrong(entry, "detail", "its waste_usd cannot be read")
             return
-        if min(parts) < 0 or sum(parts) * _PICO > entry.picousd:
+        if min(parts) < 0 or sum(parts) > entry.picousd:
             self._wrong(entry, "detail", f"its waste is more than its cost of {dollars(entry.picousd)} USD")
 
     def _wrong(self, entry: Entry, column: str, what: str) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from farthing.errors import LedgerError
-from farthing.ledger.audit.schema import APPLICATION_ID, COLUMNS, VERSION, Row, from_json
+from farthing.ledger.audit.schema import APPLICATION_ID, VERSION, from_json
+from farthing.ledger.audit.template import ORDER, Raw
 
 _BUSY_TIMEOUT_S = 30.0
 _ROWS_AT_ONCE = 500
-_SELECT = f"SELECT {', '.join(COLUMNS)} FROM entries"
+_SELECT = f"SELECT {', '.join(ORDER)} FROM entries"
 
 
 class Files:
@@ -57,17 +58,17 @@ def require_version(files: Files) -> None:
         )
 
 
-def stored_rows(db: sqlite3.Connection, after: int) -> Iterator[Row]:
-    """The entries behind `after` by seq, a page at a time; sqlite3.DatabaseError where the file cannot be read on."""
+def stored_pages(db: sqlite3.Connection, after: int) -> Iterator[list[Raw]]:
+    """The entries behind `after` by seq, some at a time; sqlite3.DatabaseError where the file cannot be read on."""
     while True:
         page = _page(db, after)
         if not page:
             return
-        yield from map(Row._make, page)
-        after = int(page[-1][COLUMNS.index("seq")])
+        yield page
+        after = int(page[-1][ORDER.index("seq")])
 
 
-def _page(db: sqlite3.Connection, after: int) -> list[tuple[int | str, ...]]:
+def _page(db: sqlite3.Connection, after: int) -> list[Raw]:
     query = f"{_SELECT} WHERE seq > ? ORDER BY seq LIMIT {_ROWS_AT_ONCE}"
     try:
         return db.execute(query, (after,)).fetchall()
@@ -102,6 +103,18 @@ class Lines:
         line = self._file.readline(self._limit) if self._file is not None else b""
         self._offset += len(line)
         return self._offset - len(line), line
+
+    def matches(self, lines: bytes) -> bool:
+        """Whether exactly these come next, and passes over them; True of a mirror that is not there."""
+        if self._file is None:
+            return True
+        if self._waiting:
+            return False
+        if self._file.read(len(lines)) == lines:
+            self._offset += len(lines)
+            return True
+        self._file.seek(self._offset)
+        return False
 
     def put_back(self, offset: int, line: bytes) -> None:
         if line:

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from farthing.ledger.audit.alike import Phases
 from farthing.ledger.audit.ed25519 import verify
 from farthing.ledger.audit.entry import Entry
 from farthing.ledger.audit.report import Check, Finding
 from farthing.ledger.audit.schema import dollars
+from farthing.ledger.audit.template import ORDER
 
+_SEQ, _HASH = ORDER.index("seq"), ORDER.index("hash")
 _NAMES = {"version", "at", "run", "head_seq", "head_hash", "total_usd", "public_key", "signature"}
 
 
@@ -29,11 +32,6 @@ class Signatures:
         for number, line in enumerate(_lines(path), start=1):
             self._read(number, line)
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there is a signature or a head to be held against the entries."""
-        return bool(self._wanted) or self._head is not None
-
     def add(self, entry: Entry) -> None:
         row = entry.row
         self._count += 1
@@ -45,6 +43,20 @@ class Signatures:
         if row.seq in self._wanted:
             for number, signed in self._wanted.pop(row.seq):
                 self._hold(number, signed, row.hash)
+
+    def fits(self, phases: Phases) -> bool:
+        """Whether none of them is an entry that was vouched for."""
+        first, last = phases.rows[0][_SEQ], phases.rows[-1][_SEQ]
+        return not any(first <= seq <= last for seq in self._wanted)
+
+    def take(self, phases: Phases) -> None:
+        """Phases that fit."""
+        if self._first_hash is None:
+            self._first_hash = phases.rows[0][_HASH]
+        self._count += len(phases.rows)
+        self._total += sum(sum(rows.picousd) for rows in phases.alike)
+        if self._head is not None:
+            self._head_seq = next((raw[_SEQ] for raw in phases.rows if raw[_HASH] == self._head), self._head_seq)
 
     def finish(self) -> None:
         for waiting in self._wanted.values():

@@ -2,19 +2,20 @@
 
 import json
 import sqlite3
-from fractions import Fraction
+from operator import add
 from typing import Any
 
+from farthing.ledger.audit.alike import Alike
 from farthing.ledger.audit.entry import Entry
 from farthing.ledger.audit.report import Check, Finding
-from farthing.ledger.audit.schema import NS_PER_HOUR, dollars
+from farthing.ledger.audit.schema import NS_PER_HOUR, dollars, picousd
+from farthing.ledger.audit.template import Key
 
 _NAMES = (
     "entries", "held_ns", "device_ns", "busy_ns", "busy_of_ns", "picousd", "tokens_in", "tokens_out", "tokens_trained",
     "model_flops", "energy_mj", "energy_error_mj",
 )  # fmt: skip
 _NO_WORK = ("artefact", "supersede")
-Group = tuple[int, str, str, str, str, str, str, int, str, str]
 
 
 class Sums:
@@ -23,8 +24,8 @@ class Sums:
     def __init__(self) -> None:
         self.check = Check("sums", "Do the entries sum to the totals that the ledger keeps, group by group?")
         self.picousd = 0
-        self.groups: dict[Group, list[int]] = {}
-        self._waste: dict[tuple[Group, str], int] = {}
+        self.groups: dict[Key, list[int]] = {}
+        self._waste: dict[tuple[Key, str], int] = {}
 
     def add(self, entry: Entry) -> None:
         row, usd, flops, detail = entry
@@ -53,12 +54,32 @@ class Sums:
         if detail and (waste := detail.get("waste_usd")):
             self._add_waste(key, waste)
 
-    def _add_waste(self, key: Group, waste: object) -> None:
+    def take(self, rows: Alike) -> None:
+        """Phases alike."""
+        sums = self.groups.get(rows.key)
+        if sums is None:
+            sums = self.groups[rows.key] = [0] * len(_NAMES)
+        held_ns, busy_ns, usd = sum(rows.held_ns), sum(rows.busy_ns), sum(rows.picousd)
+        known_ns = held_ns
+        if min(rows.busy_ns) < 0:
+            known = [(busy, held) for busy, held in zip(rows.busy_ns, rows.held_ns, strict=True) if busy >= 0]
+            busy_ns, known_ns = sum(busy for busy, _ in known), sum(held for _, held in known)
+        more = (
+            len(rows), held_ns, held_ns * rows.key[7], busy_ns, known_ns, usd,
+            sum(rows.tokens_in), sum(rows.tokens_out), sum(rows.tokens_trained), sum(rows.flops), sum(rows.energy_mj),
+            sum(rows.energy_error_mj),
+        )  # fmt: skip
+        self.groups[rows.key] = list(map(add, sums, more))
+        self.picousd += usd
+        for _, name, picousd_ in rows.waste:
+            self._waste[rows.key, name] = self._waste.get((rows.key, name), 0) + picousd_
+
+    def _add_waste(self, key: Key, waste: object) -> None:
         if isinstance(waste, dict):
             for name, text in waste.items():
                 try:
-                    self._waste[key, name] = self._waste.get((key, name), 0) + int(Fraction(text) * 10**12)
-                except (ValueError, TypeError):
+                    self._waste[key, name] = self._waste.get((key, name), 0) + picousd(text)
+                except (ValueError, TypeError, AttributeError):
                     continue  # the prices check names it
 
     def whole(self) -> dict[str, int]:
@@ -111,7 +132,7 @@ class Sums:
                 what = f"group {name}: the entries sum to {own.get(name)}, the table says {stored.get(name)}"
                 self.check.found(Finding(what[:700], restore=_REBUILD))
 
-    def _named(self, key: Group, sums: list[int]) -> dict[str, int]:
+    def _named(self, key: Key, sums: list[int]) -> dict[str, int]:
         waste = {f"waste:{name}": value for (group, name), value in self._waste.items() if group == key}
         return dict(zip(_NAMES, sums, strict=True)) | waste
 

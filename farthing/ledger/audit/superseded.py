@@ -6,7 +6,8 @@ A bill leaves out of its first boundary what such an entry says, so what it says
 from farthing.ledger.audit.entry import Entry
 from farthing.ledger.audit.report import Check, Finding
 from farthing.ledger.audit.schema import dollars
-from farthing.ledger.audit.sums import Group, Sums, text_of
+from farthing.ledger.audit.sums import Sums, text_of
+from farthing.ledger.audit.template import Key
 
 KIND = "supersede"
 
@@ -22,7 +23,7 @@ class Superseded:
         """Of attempts of which nothing else is left."""
         self._sums = sums
         self._seqs: dict[str, int] = {}
-        self._gone: dict[Group, int] = {}
+        self._gone: dict[Key, int] = {}
 
     @property
     def any(self) -> bool:

@@ -1,0 +1,176 @@
+"""Samples -> rows of tokens to fine-tune on: shuffled epochs with a seeded order and an exact cursor.
+
+The samples are tokenised once, into files beside the run's checkpoints, and read from there by position (as documents.py does
+for corpora): which sample comes n-th depends on the seed alone, so that a resumed run sees what it would have seen. Questions
+go through the renderer as when the model is asked; completions carry the loss, the end of text with them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from farthing.data.batches import Row
+from farthing.data.samples import Sample, iter_samples
+from farthing.errors import DataError
+from farthing.renderer import Renderer
+
+TooLong = Literal["error", "drop"]
+TOKENISE_AT_ONCE = 256
+
+
+class SampleRows:
+    """Rows in order of `cursor`, epoch after epoch, each in an order of its own."""
+
+    def __init__(self, folder: Path, seed: int, held_out_share: float = 0.0) -> None:
+        """`folder`: what `tokenise_samples` made. `held_out_share` of the questions, by their content, is not trained on."""
+        self.cursor, self.seed = 0, seed
+        self._tokens = np.memmap(folder / "tokens", np.uint32, "r")
+        self._ends, self._prompts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ends", "prompts"))
+        self.num_dropped = int(json.loads((folder / "identity.json").read_text())["dropped"])
+        """Samples left out because they were too long."""
+        places = np.load(folder / "places.npy", mmap_mode="r")
+        self._train, self._held_out = np.flatnonzero(places >= held_out_share), np.flatnonzero(places < held_out_share)
+        if not len(self._train):
+            raise DataError(
+                f"all {len(places):,} samples are held out at held_out_share = {held_out_share:g}: nothing is left to "
+                "train on. Lower it, or give more samples"
+            )
+        self._epoch = -1
+        self._order: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return len(self._train)
+
+    @property
+    def num_held_out(self) -> int:
+        return len(self._held_out)
+
+    def held_out(self, count: int) -> list[Row]:
+        """The first of the samples that are not trained on."""
+        return [self._sample(int(i)) for i in self._held_out[:count]]
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the samples so far."""
+        return self.cursor / len(self)
+
+    def num_steps(self, epochs: float, batch_samples: int) -> int:
+        """Steps of `batch_samples` that `epochs` passes take; the last one may begin another pass."""
+        return max(1, -(-round(epochs * len(self)) // batch_samples))
+
+    def take(self, count: int) -> list[Row]:
+        first = self.cursor
+        self.cursor += count
+        return [self._row(n) for n in range(first, self.cursor)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cursor": self.cursor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.cursor = int(state["cursor"])
+
+    def _row(self, n: int) -> Row:
+        epoch, place = divmod(n, len(self))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
+        return self._sample(int(self._train[int(self._order[place])]))
+
+    def _sample(self, sample: int) -> Row:
+        start = int(self._ends[sample - 1]) if sample else 0
+        return Row(self._tokens[start : int(self._ends[sample])].tolist(), int(self._prompts[sample]))
+
+
+def tokenise_samples(
+    files: Mapping[Path, str], renderer: Renderer, folder: Path, max_positions: int, too_long: TooLong = "error"
+) -> None:
+    """Writes every sample's tokens; does nothing where that was done from the same `files` (path -> sha256), in the same way.
+
+    DataError for a text that the tokenizer cannot write, a completion without the recipe's prefill, and, unless `too_long` is
+    "drop", a sample of more than `max_positions` tokens.
+    """
+    identity = {
+        "files": list(files.values()),
+        "tokenizer": hashlib.sha256(renderer.tokenizer.backend.to_str().encode()).hexdigest(),
+        "prompt": [renderer.template, renderer.instruction, renderer.prefill, renderer.tokenizer.chat_template],
+        "max_positions": max_positions,
+        "too_long": too_long,
+    }
+    done = folder / "identity.json"
+    if done.is_file() and {k: v for k, v in json.loads(done.read_text()).items() if k != "dropped"} == identity:
+        return
+    partial = folder.parent / f"{folder.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    ends, prompts, places, dropped = array("q"), array("q"), array("d"), 0
+    with (partial / "tokens").open("wb") as file:
+        for samples in _groups(chain.from_iterable(map(iter_samples, files))):
+            for sample, row in zip(samples, rows_of(samples, renderer), strict=True):
+                if len(row.tokens) > max_positions:
+                    dropped += 1
+                    continue
+                file.write(np.array(row.tokens, dtype=np.uint32).tobytes())
+                ends.append((ends[-1] if ends else 0) + len(row.tokens))
+                prompts.append(row.num_prompt)
+                places.append(place_of(sample.question))
+    _require_fit(dropped, len(ends), max_positions, too_long)
+    np.save(partial / "ends.npy", np.array(ends))
+    np.save(partial / "prompts.npy", np.array(prompts))
+    np.save(partial / "places.npy", np.array(places))
+    (partial / "identity.json").write_text(json.dumps(identity | {"dropped": dropped}))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def place_of(question: str) -> float:
+    """In [0, 1), by the question alone, so that all its samples are held out or none. Not the place that parts training from
+    test problems (tasks/task.py): samples are made from training problems, and by that one none would be held out."""
+    folded = " ".join(question.split())
+    return int.from_bytes(hashlib.sha256(f"held out/{folded}".encode("utf-8", "replace")).digest()[:4], "big") / 2**32
+
+
+def rows_of(samples: Sequence[Sample], renderer: Renderer) -> list[Row]:
+    """One row a sample, however long."""
+    tokenizer = renderer.tokenizer
+    tokenizer.encode_whole([s.question for s in samples])  # for its error: in a prompt, special tokens have power
+    prompts = tokenizer.encode_all([renderer.prompt(s.question) for s in samples])
+    completions = tokenizer.encode_whole([_after_prefill(s, renderer.prefill) for s in samples])
+    return [
+        Row([*prompt, *completion, tokenizer.eos_id], len(prompt))
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+
+
+def _after_prefill(sample: Sample, prefill: str) -> str:
+    """The completion without what the prompt ends in already."""
+    if not sample.completion.startswith(prefill):
+        raise DataError(
+            f"the completion of {sample.question[:60]!r} does not begin with prompt.prefill = {prefill!r}, as every completion "
+            f"of this recipe does: {sample.completion[:60]!r}. Make the samples with this prefill, or leave it out"
+        )
+    return sample.completion.removeprefix(prefill)
+
+
+def _require_fit(num_long: int, num_kept: int, max_positions: int, too_long: TooLong) -> None:
+    if num_long and too_long == "error":
+        raise DataError(
+            f"{num_long:,} of {num_long + num_kept:,} samples have more tokens than the {max_positions:,} positions there are; "
+            'raise max_positions, make shorter samples, or set too_long = "drop" to leave them out'
+        )
+    if not num_kept:
+        raise DataError(f"all {num_long:,} samples are longer than {max_positions:,} tokens: there is nothing to train on")
+
+
+def _groups(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+    while group := list(islice(samples, TOKENISE_AT_ONCE)):
+        yield group

@@ -1,0 +1,90 @@
+"""A policy, problems and a judge -> pairs of its own completions, kept in STAGE/pairs.jsonl so that no attempt judges twice."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from farthing.config import JudgedConfig
+from farthing.config.graph import model_input
+from farthing.data.judging import Candidates, Judge, JudgedPairs, judge_pairs, rule_judge, text_judge
+from farthing.data.preferences import Example, Pair, lines_of, read_examples
+from farthing.engine.engine import Engine
+from farthing.engine.sampler import SamplingParams
+from farthing.errors import DataError
+from farthing.files import read_json, write_json, write_text
+from farthing.renderer import Renderer
+from farthing.rollout import prefilled_tokens, rollout, rollout_seed, sampled_tokens
+from farthing.sources import open_folder
+from farthing.stages.stage import Stage, generation_flops, open_input
+from farthing.tasks.stream import ProblemStream
+
+PAIRS, COUNTS = "pairs.jsonl", "judged.json"
+
+
+def judged_pairs(stage: Stage[Any], config: JudgedConfig, test_share: float) -> tuple[Sequence[Example], dict[str, float]]:
+    """The pairs, and what became of the others, by name. Made once: rollout and reward on the clock, then read back."""
+    folder = stage.run.stage_dir(stage.name)
+    if not (folder / COUNTS).is_file():
+        found = _make(stage, config, test_share)
+        write_text(folder / PAIRS, lines_of(found.pairs))
+        counts = {name: float(value) for name, value in asdict(found).items() if name != "pairs"}
+        write_json(folder / COUNTS, {"num_judged": float(config.num_prompts), "num_kept": float(len(found.pairs)), **counts})
+        stage.run.note_artefact("pairs", [folder / PAIRS, folder / COUNTS])
+    counts = read_json(folder / COUNTS)
+    stage.run.message(
+        f"{stage.name}: of {counts['num_judged']:.0f} pairs judged {counts['num_kept']:.0f} are kept; "
+        f"{counts['num_equal']:.0f} had equal replies, {counts['num_close']:.0f} too close a score, "
+        f"{counts['num_unreadable']:.0f} none that could be read; the reply shown first scores "
+        f"{counts['position_bias']:+.2f} points"
+    )
+    if not counts["num_kept"]:
+        raise DataError(
+            f"{stage.name}: the judge left no pair: raise judged.num_prompts or judged.temperature, lower judged.min_margin, "
+            "or use another judge"
+        )
+    return read_examples(folder / PAIRS, Pair), counts
+
+
+def _make(stage: Stage[Any], config: JudgedConfig, test_share: float) -> JudgedPairs:
+    run = stage.run
+    stream = ProblemStream(config.tasks, stage.seed, test_share)
+    params = SamplingParams(config.temperature, 1.0, 0, config.max_completion_tokens)
+    with run.phase("setup"):
+        # the stage's own copy has lost its language head to the scalar one
+        model, tokenizer = open_input(run, model_input(run.recipe.stages, stage.name), stage.precision)
+        engine = Engine(model, tokenizer)
+        judge = judge_of(stage, config)
+    with run.phase("rollout"):
+        problems = stream.take(config.num_prompts)
+        groups = rollout(engine, stage.renderer, problems, params, 2, (stage.seed, stage.name, "judged"))
+        tokens_in, tokens_out = prefilled_tokens(groups), sampled_tokens(groups)
+        flops = generation_flops(model, tokens_in, tokens_out, len(groups))
+        run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
+    candidates = [Candidates(problem, one.text, other.text) for problem, (one, other) in zip(problems, groups, strict=True)]
+    with run.phase("reward"):
+        return judge_pairs(candidates, judge, config.judgments, config.min_margin, stage.seed)
+
+
+def judge_of(stage: Stage[Any], config: JudgedConfig) -> Judge:
+    return rule_judge(config.reward) if config.judge == "rule" else text_judge(LocalModel(stage, config))
+
+
+class LocalModel:
+    """Texts -> their completions by the model in a Hugging Face folder; its work goes to the open phase."""
+
+    def __init__(self, stage: Stage[Any], config: JudgedConfig) -> None:
+        self.run, self.path = stage.run, (stage.seed, stage.name, "judge")
+        model, tokenizer = open_folder(Path(config.judge), stage.model.embed.weight.dtype)
+        self.engine = Engine(model, tokenizer)
+        self.renderer = Renderer(tokenizer, "chat" if tokenizer.chat_template else "bare")
+        self.params = SamplingParams(config.judge_temperature, 1.0, 0, config.judge_max_tokens)
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        tokenizer = self.engine.tokenizer
+        prompts = tokenizer.encode_all([self.renderer.prompt(text) for text in texts])
+        replies = self.engine.generate(prompts, [[rollout_seed(*self.path, i)] for i in range(len(texts))], self.params)
+        tokens_in, tokens_out = sum(map(len, prompts)), sum(len(r.tokens) for [r] in replies)
+        flops = generation_flops(self.engine.model, tokens_in, tokens_out, len(texts))
+        self.run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
+        return [tokenizer.decode(r.tokens) for [r] in replies]
