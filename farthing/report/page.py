@@ -5,9 +5,10 @@ forbids the browser to run one or to fetch anything, should something have slipp
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,27 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from farthing.billing import bill_at
-from farthing.config import Recipe, StageConfig
+from farthing.config import Recipe, RewardConfig, StageConfig
 from farthing.doctor import diagnose
 from farthing.files import read_json
 from farthing.ledger.html import bill_body
 from farthing.ledger.statement import usd_short
 from farthing.report.axes import stage_places
 from farthing.report.chains import read_chains
-from farthing.report.highlight import script_switches
 from farthing.report.stage_view import StageView, stage_view
 from farthing.report.tables import table_view
-from farthing.report.text import Span, visible
+from farthing.report.text import FindSwitches, visible
 from farthing.report.words import words_view
+from farthing.rewards.language import language_switches
 from farthing.summary import curves, open_run, recipe_of, summarise_run
 
-TARGET = "en"
-"""Language that a chain should be in where its stage does not say."""
 
-Switches = Callable[[str, str], Sequence[Span]]
-"""A text and the code of its language -> the stretches in another."""
-
-
-def report(run_dir: Path, switches: Switches = script_switches) -> str:
+def report(run_dir: Path) -> str:
     """The whole page. RunError if there is no run, LedgerError if its book does not hold: no page without a true bill."""
     summary, recipe = summarise_run(open_run(run_dir)), recipe_of(run_dir)
     bill, _ = bill_at(run_dir)
     chains = read_chains(run_dir)
-    stages = _stages(run_dir, recipe, summary, chains, switches)
+    stages = _stages(run_dir, recipe, summary, chains)
     tables = [(name, table_view(read_json(path)["rows"])) for name, path in _tables(run_dir, recipe)]
     words = [words_view(name, config, chains.get(name, [])) for name, config in recipe.stages.items()]
     page: str = _template("page.html").render(
@@ -59,9 +54,7 @@ def report(run_dir: Path, switches: Switches = script_switches) -> str:
     return page
 
 
-def _stages(
-    run_dir: Path, recipe: Recipe, summary: Mapping[str, Any], chains: Mapping[str, Any], switches: Switches
-) -> list[StageView]:
+def _stages(run_dir: Path, recipe: Recipe, summary: Mapping[str, Any], chains: Mapping[str, Any]) -> list[StageView]:
     steps, places = curves(run_dir), stage_places(run_dir)
     return [
         stage_view(
@@ -71,18 +64,17 @@ def _stages(
             list(steps.get(of_stage["name"], {}).values()),
             places.get(of_stage["name"], {}),
             chains.get(of_stage["name"], []),
-            partial(_switches, switches=switches, target=target_language(recipe.stages[of_stage["name"]])),
+            switches_of(recipe.stages[of_stage["name"]]),
         )
         for of_stage in summary["stages"]
     ]
 
 
-def _switches(text: str, switches: Switches, target: str) -> Sequence[Span]:
-    return switches(text, target)
-
-
-def target_language(config: StageConfig) -> str:
-    return TARGET
+def switches_of(config: StageConfig) -> FindSwitches:
+    """As the stage's reward tells languages; by script alone where the package for more is not on this machine."""
+    reward: RewardConfig = getattr(config, "reward", RewardConfig())
+    identify = reward.identify_language and find_spec("py3langid") is not None
+    return partial(language_switches, target=reward.target_language, identify=identify)
 
 
 def _tables(run_dir: Path, recipe: Recipe) -> list[tuple[str, Path]]:

@@ -19,8 +19,11 @@ from farthing.report.charts import COLOURS, chart, interval
 from farthing.report.text import FindSwitches, chain, short
 from farthing.symptoms.curves import StageCurves, number
 
-ELSEWHERE = ("metrics", "eval", "file")
+ELSEWHERE = ("metrics", "eval", "file", "num_steps")
 """Keys of result.json that the page shows in a way of their own."""
+ENDS = ("before", "after")
+"""Labels of the evaluations of a stage's main problems; others say their kind behind it."""
+IN_THE_TABLE = ("pass_at_1", "ci95", "pass_at_8", "format_only", "mean_completion_tokens", "n", "samples", "per_task")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class StageView:
     @property
     def outcome(self) -> str:
         """In a line: what came of it."""
-        shares = [f"{result['pass_at_1']:.1%}" for _, result, _ in self.evals]
+        shares = [f"{result['pass_at_1']:.1%}" for when, result, _ in self.evals if when in ENDS]
         if self.num_samples is not None:
             return f"{self.num_samples:,} samples kept"
         if shares:
@@ -99,8 +102,8 @@ def stage_view(
     evals = {} if config.leaves == "table" else summary.get("eval", {})
     by_problems = {when: result for when, result in evals.items() if "pass_at_1" in result}
     first = main_panels(rows)
-    of_hero = by_problems if "reward" in logged(rows) else {}
-    draw = partial(_chart, rows=rows, places=places, num_steps=config.num_steps)
+    of_hero = {when: e for when, e in by_problems.items() if when in ENDS} if "reward" in logged(rows) else {}
+    draw = partial(_chart, rows=rows, places=places, num_steps=summary["num_steps"])
     panels = [] if config.leaves == "table" else all_panels(rows)
     shown = [draw(p, evals=of_hero if p is first[0] else {}, is_large=p is first[0]) for p in first]
     file = Path(summary.get("file", ""))
@@ -125,9 +128,9 @@ def stage_view(
 
 
 def _figures(path: Path, evals: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Of result.json, all but what the page has elsewhere; and evaluations that ask no problems, as of a reward model."""
+    """Of result.json and the evaluations, all but what the page has elsewhere."""
     result = read_json(path) if path.is_file() else {}
-    other = {f"{when}: {key}": value for when, e in evals.items() if "pass_at_1" not in e for key, value in e.items()}
+    other = {f"{when}: {key}": value for when, e in evals.items() for key, value in e.items() if key not in IN_THE_TABLE}
     more = {key: value for key, value in result.items() if key not in ELSEWHERE}
     return [(key, figure(value)) for key, value in (result.get("metrics", {}) | other | more).items()]
 
@@ -182,6 +185,6 @@ def chain_view(row: Chain, find_switches: FindSwitches) -> ChainView:
 
 
 def _where(row: Chain) -> str:
-    if row.get("when") == "training":
-        return f"step {row['step'] + 1}"
-    return {"before": "before the first step", "after": "after the last step"}.get(str(row.get("when")), "")
+    time, _, kind = str(row.get("when", "")).partition("_")
+    words = {"before": "before the first step", "after": "after the last step", "training": f"step {row.get('step', 0) + 1}"}
+    return ", ".join(part for part in (words.get(time, ""), kind) if part)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from farthing.report.highlight import script_switches
 from farthing.report.text import HIDDEN, chain, code_point, marked, visible
+from farthing.rewards.language import language_switches
 
 TAGS = re.compile(r"<[^>]*>")
 OURS = re.compile(r'</?mark>|</?span(?: class="(?:tag|gap|hidden)"(?: title="U\+[0-9A-F]+")?)?>')
@@ -78,7 +78,7 @@ def test_any_text_with_any_marks_holds_no_tag_but_ours_and_loses_nothing(text: s
 
 def test_a_line_of_a_megabyte_is_cut_and_says_so() -> None:
     text = "a" * 500_000 + "\u202e<b>" * 125_000 + "the end"
-    html = str(chain(text, script_switches))
+    html = str(chain(text, language_switches))
     assert len(html) < 12_000
     left_out = re.search(r"([\d,]+) characters left out", html)
     assert left_out is not None
@@ -97,25 +97,3 @@ def test_tags_of_ours_are_set_apart_and_are_no_foreign_words() -> None:
     html = str(chain("<think>一加一</think><answer>2</answer>", find))
     assert html.count('class="tag"') == 4
     assert asked == ["       一加一                2         "]
-
-
-# other scripts --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "target", "found"),
-    [
-        ("a47b5=52c8=60", "en", []),
-        ("a47b五=五二c8=60", "en", ["五=五二"]),
-        ("first 首先 then 〇 and done", "en", ["首先", "〇"]),
-        ("We add, 然后 我们 subtract", "en", ["然后 我们"]),
-        ("let α = 3 and π r²", "en", []),
-        ("слово word λόγος", "en", ["слово", "λόγος"]),
-        ("设 x = 3, 然后 add them", "zh", ["add them"]),
-        ("ひらがな 漢字 ABC", "ja", ["ABC"]),
-        ("naïve café, œuvre ½ 𝒳", "en", []),
-        ("", "en", []),
-    ],
-)
-def test_stretches_in_another_script(text: str, target: str, found: list[str]) -> None:
-    assert [text[start:end] for start, end in script_switches(text, target)] == found
