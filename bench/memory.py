@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(_args: argparse.Namespace) -> Path:
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen([sys.executable, "-m", "bench.sides.full_grpo", folder, *SETTINGS])
+        process = subprocess.Popen([sys.executable, "-m", "bench.sides.farthing_full_grpo", folder, *SETTINGS])
         peak = 0
         while process.poll() is None:
             peak = max(peak, _resident(process.pid))

@@ -95,6 +95,19 @@ def test_a_broken_template_is_a_model_error(template: str) -> None:
         render_chat(with_template(template), list(ASK))
 
 
+def test_examples_are_shown_before_the_question() -> None:
+    examples = [("q1", "<think>a</think>1"), ("q2", "<think>b</think>2")]
+    bare = Renderer(Tokenizer.characters("q"), instruction="do: ", prefill="<think>").with_examples(examples)
+    assert bare.prompt("q") == "do: q1\n<think>a</think>1\nq2\n<think>b</think>2\nq\n<think>"
+    zero = Renderer(Tokenizer.characters("q"), "r1_zero").with_examples(examples[:1])
+    plain = Renderer(Tokenizer.characters("q"), "r1_zero")
+    assert zero.prompt("q") == f"{plain.prompt('q1')}<think>a</think>1\n{plain.prompt('q')}"
+    talks = Tokenizer.characters("q")
+    talks.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}>"
+    chat = Renderer(talks, "chat", "be kind").with_examples(examples[:1])
+    assert chat.prompt("q") == "[system] be kind\n[user] q1\n[assistant] <think>a</think>1\n[user] q\n>"
+
+
 @pytest.mark.parametrize("template", [CHATML, LOOPS])
 def test_a_whole_exchange_equals_transformers(template: str, tmp_path: Path) -> None:
     """What a reward model reads: the reply is there, and no further turn is begun."""

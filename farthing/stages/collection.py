@@ -260,9 +260,11 @@ class Collection:
         return "\n".join(parts)
 
     def _nothing(self, stage: str) -> str:
+        """What went wrong, and what to do about the filter that the last of them did not pass."""
         totals = sorted(((self.total(reason), reason) for reason in DROPS), reverse=True)
         whys = ", ".join(f"{n:,} {reason}" for n, reason in totals if n)
-        worst = totals[0][1]
+        last = next((f["dropped"] for f in reversed(self.filters()) if f["in"]), {})
+        worst = max(last, key=lambda reason: int(last[reason]), default="")
         advice = ADVICE.get(worst, UNREADABLE if worst in REASONS else "raise num_steps")
         return f"{stage} kept none of {self.total(SAMPLED):,} completions ({whys}): there is nothing to train on; {advice}"
 

@@ -222,7 +222,7 @@ def test_a_real_run_keeps_chains_with_their_parts_from_start_to_end(finished_run
     assert [c["step"] for c in chains if c["when"] == "training"] == [s for s in range(6) for _ in range(2)]
     for c in chains:
         assert c["reward"] == pytest.approx(sum(c["parts"].values()))
-        assert c["parts"].keys() == {"accuracy", "format"}
+        assert c["parts"].keys() == {"accuracy", "format", "language"}
         assert c["tokens"] > 0
         assert c["stop_reason"] in ("end_of_text", "stop_string", "length")
 
