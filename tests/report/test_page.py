@@ -13,6 +13,7 @@ import pytest
 from farthing.errors import LedgerError, RunError
 from farthing.files import append_line, write_json
 from farthing.report.chains import choose, read_chains, read_data, spread
+from farthing.report.figures import flat
 from farthing.report.page import report
 from farthing.report.words import words_view
 from farthing.summary import summarise_run
@@ -258,6 +259,18 @@ def test_samples_are_read_without_holding_the_file(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(json.dumps({"question": str(i)}) + "\n" for i in range(101)))
     assert [row["question"] for row in read_data(path, 101)] == ["0", "20", "40", "60", "80", "100"]
+
+
+def test_figures_within_figures_are_named_by_their_way() -> None:
+    funnel = [{"filter": "ended", "in": 128, "dropped": {}}, {"filter": "right", "in": 128, "dropped": {"wrong": 22}}]
+    assert flat("filters", funnel) == [
+        ("filters", "filter ended; in 128"),
+        ("filters", "filter right; in 128; dropped, wrong 22"),
+    ]
+    assert flat("a", {"b": {"c": 0.123456789}, "d": [1, 2.5]}) == [("a, b, c", "0.123457"), ("a, d", "1, 2.5")]
+    assert flat("went_back_to", None) == [("went_back_to", "")]
+    assert flat("stopped", True) == [("stopped", "True")]
+    assert flat("signs", []) == [("signs", "")]
 
 
 # words --------------------------------------------------------------------------------------------------------------------
