@@ -18,6 +18,7 @@ from bench import (
     mla,
     moe,
     mtp,
+    pipeline,
     results,
     rollout,
     startup,
@@ -33,6 +34,7 @@ def main() -> None:
         module.add_arguments(commands.add_parser(name, help=module.__doc__))
     for recipe in learning.TARGETS:
         learning.add_arguments(commands.add_parser(recipe, help=f"{recipe}: seeds, held-out accuracy, time"), recipe)
+    pipeline.add_arguments(commands.add_parser(pipeline.RECIPE, help=pipeline.__doc__))
     for name in rollout.SHAPES:
         rollout.add_arguments(commands.add_parser(name, help=f"{name} against peers"), name)
     for name in training.GRPO:

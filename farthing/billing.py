@@ -15,7 +15,7 @@ from farthing.ledger.gains import gains, marginal
 from farthing.ledger.overhead import Overhead
 from farthing.ledger.projects import BOOK, is_project, members, open_project, project_account, refresh
 from farthing.ledger.superseded import Replaced
-from farthing.summary import read_metrics, recipe_of
+from farthing.summary import is_running, read_metrics, recipe_of
 
 CURVE_POINTS = 5000
 """Of longer curves every k-th step is read into the marginal reward."""
@@ -33,17 +33,23 @@ def bill_at(path: Path, overhead: Overhead | None = None) -> tuple[Bill, Path]:
 def _run_bill(run_dir: Path, overhead: Overhead | None) -> Bill:
     info = read_json(run_dir / "run.json") if (run_dir / "run.json").is_file() else {"machine": {}}
     peaks = [v for k, v in info["machine"].items() if k.startswith("matmul_peak_flops")]
-    has_recipe = (run_dir / "recipe.json").is_file()
-    pretrains = has_recipe and any(stage.kind == "pretrain" for stage in recipe_of(run_dir).stages.values())
     with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
         account = read_account(ledger)
-        bill = make_bill(account, peaks[0] if peaks else None, pretrains, overhead)
+        if account.status == "running" and (run_dir / "lock").is_file() and not is_running(run_dir):
+            account.attempts[-1].outcome = "killed"  # the next attempt will say so in the ledger
+        bill = make_bill(account, peaks[0] if peaks else None, _pretrains(run_dir), overhead)
         eval_usd = _evaluation_costs(ledger, account)
     counting = {name: stage.sums["picousd"] - stage.superseded_picousd for name, stage in bill.stages.items()}
     stage_usd = {name: Decimal(usd_text(picousd)) for name, picousd in counting.items()}
     bill.extra["gains"] = gains(_evaluations(run_dir), stage_usd, eval_usd)
     bill.extra["marginal"] = marginal(list(_reward_curve(run_dir, account.superseded)))
     return bill
+
+
+def _pretrains(run_dir: Path) -> bool:
+    """Whether the run trained its base model itself, as far as its recipe can be read."""
+    has_recipe = (run_dir / "recipe.json").is_file()
+    return has_recipe and any(stage.kind == "pretrain" for stage in recipe_of(run_dir).stages.values())
 
 
 def _evaluations(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -82,8 +88,9 @@ def _reward_curve(run_dir: Path, superseded: list[Replaced]) -> Iterator[tuple[f
 def _project_bill(path: Path, overhead: Overhead | None) -> Bill:
     with open_project(path) as project:
         troubles = refresh(project)
-        bill = make_bill(project_account(project), overhead=overhead)
         known = members(project).values()
+        pretrains = any(_pretrains(Path(member.dir)) for member in known)
+        bill = make_bill(project_account(project), None, pretrains, overhead)
         bill.extra["runs"] = [
             {
                 "run": m.run, "name": m.name, "dir": m.dir, "role": m.role, "status": m.status, "usd": f"{m.usd:f}",

@@ -105,6 +105,12 @@ class Account:
     """Hash of entry 1: what tells this run from every other."""
     chain: str = "whole"
     """How much of the hash chain was recomputed: whole, or tail."""
+    began_at: str = ""
+    ended_at: str = ""
+    """Of the first and the last entry; empty in an empty book."""
+    name: str = ""
+    parts: list["Account"] = field(default_factory=list)
+    """Of a project: its runs, by name, and what is on its own book; their rows are the project's."""
 
     @property
     def status(self) -> str:
@@ -124,7 +130,9 @@ def read_account(ledger: Ledger) -> Account:
         account = Account(chain="tail" if is_long else "whole")
         account.num_entries, account.head_hash = totals.head
         first = next(ledger.entries(), None)
-        account.first_hash = first.hash if first else ""
+        if first is not None:
+            account.first_hash, account.began_at = first.hash, first.at
+            account.ended_at = ledger.last_at(range(first.seq, account.num_entries + 1))
         superseded = read_superseded(events, totals)
         lives, ranks = _read_events(account, events, totals, ledger, superseded)
         lost = thrown_away(ledger, totals, account.corrections, lives, ranks, superseded)

@@ -124,6 +124,7 @@ class Bill:
             "mfu",
         )  # fmt: skip
         account = self.account
+        status = account.status if account.attempts else "ok"  # a project tells its runs' fates row by row
         return {
             "currency": "USD",
             "boundary": BOUNDARY,
@@ -132,7 +133,7 @@ class Bill:
             "superseded_usd": run["superseded_usd"],
             **{name: run[name] for name in same},
             "stages": [stage.to_json(self.peak_flops) for stage in self.stages.values()],
-            "boundaries": boundaries(self.account.rows, account.prices, self.overhead, self.is_final),
+            "boundaries": boundaries(account.rows, account.prices, self.overhead, self.is_final, status),
             "waste": waste_split(account.rows),
             "attempts": [_attempt(account.rows, attempt) for attempt in account.attempts],
             "energy": {"kwh": run["energy_kwh"], "error_kwh": run["energy_error_kwh"], "method": run["energy_method"]},

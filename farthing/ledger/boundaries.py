@@ -38,20 +38,32 @@ _FULL_OUT = [
 
 
 def boundaries(
-    rows: list[Row], prices: dict[str, dict[str, Any]], overhead: Overhead | None, is_final: bool = True
+    rows: list[Row],
+    prices: dict[str, dict[str, Any]],
+    overhead: Overhead | None,
+    is_final: bool = True,
+    status: str = "ok",
 ) -> list[dict[str, Any]]:
     """(a) rental of the final runs, (b) all attempts, (c) full development; lines add up to `usd` exactly.
 
-    `is_final` says whether the rows are of a final run; a project says it row by row with purpose "experiment".
+    `is_final` says whether the rows are of a final run; a project says it row by row with purpose "experiment". `status` is
+    the outcome of the run's last attempt.
     """
     names = list(dict.fromkeys(stage_name(row) for row in rows if row.sums["picousd"]))
     final = [row for row in rows if is_final and row.kept and row.group.phase and row.group.purpose in ("train", "data")]
     out = _RENTAL_OUT if is_final else [*_RENTAL_OUT, "This run: it is not marked as a final one."]
     return [
-        _boundary("rental", "rental of the successful final runs", _lines(names, final), _RENTAL_IN, out),
+        _boundary("rental", "rental of the successful final runs", _lines(names, final), [*_so_far(status), *_RENTAL_IN], out),
         _boundary("all", "all attempts, experiments, data, evaluation, storage, idle", _lines(names, rows), _ALL_IN, _ALL_OUT),
         _full(names, rows, prices, overhead),
     ]
+
+
+def _so_far(status: str) -> list[str]:
+    if status == "ok":
+        return []
+    now = "the run is still going on" if status == "running" else f"the last attempt was {status}"
+    return [f"So far: {now}; what is kept counts, though the run has not come to its end."]
 
 
 def _full(names: list[str], rows: list[Row], prices: dict[str, dict[str, Any]], overhead: Overhead | None) -> dict[str, Any]:
@@ -110,8 +122,14 @@ def _line(name: str, rows: list[Row], usd_per_device_hour: Decimal | None) -> di
     else:
         other = sum(row.sums["picousd"] for row in rows if not row.group.phase)
         usd = f"{cost(device_ns, 1, usd_per_device_hour) + Decimal(usd_text(other)):f}"
-    return {"name": name, "device_hours": device_ns / NS_PER_HOUR, "usd": usd}
+    return {
+        "name": name,
+        "device_hours": device_ns / NS_PER_HOUR,
+        "model_flops": sum(row.sums["model_flops"] for row in rows),
+        "energy_kwh": sum(row.sums["energy_mj"] for row in rows) / _MJ_PER_KWH,
+        "usd": usd,
+    }
 
 
 def _extra(name: str, usd: Decimal) -> dict[str, Any]:
-    return {"name": name, "device_hours": 0.0, "usd": f"{to_picousd(usd):f}"}
+    return {"name": name, "device_hours": 0.0, "model_flops": 0, "energy_kwh": 0.0, "usd": f"{to_picousd(usd):f}"}

@@ -12,31 +12,34 @@ from decimal import Decimal
 from farthing.ledger.account import Account, Row, outcome_of, stage_name
 from farthing.ledger.entry import usd_text
 
+_NEVER = datetime.date(1970, 1, 1)
+"""In the file of a book without a charge."""
+
 
 def beancount_text(account: Account, name: str) -> str:
     """A whole file: options, accounts, transactions, the balance."""
-    rows = [row for row in account.rows if row.sums["picousd"]]
-    times = {attempt.number: attempt.ended_at for attempt in account.attempts}
-    days = [_day(at) for at in times.values()]
-    first, last = min(days, default=datetime.date(1970, 1, 1)), max(days, default=datetime.date(1970, 1, 1))
-    total = Decimal(usd_text(sum(row.sums["picousd"] for row in rows)))
+    rows = [(part, row) for part in account.parts or [account] for row in part.rows if row.sums["picousd"]]
+    days = [_day(part, row) for part, row in rows]
+    first, last = min(days, default=_NEVER), max(days, default=_NEVER)
+    total = Decimal(usd_text(sum(row.sums["picousd"] for _, row in rows)))
     lines = [f'option "title" "{_quoted(name)}"', 'option "operating_currency" "USD"', ""]
     lines += [
         f"{first} open {account_name} USD"
-        for account_name in sorted({a for row in rows for a in (_expense(row), _paid_by(row))})
+        for account_name in sorted({a for _, row in rows for a in (_expense(row), _paid_by(row))})
     ]
-    for row in rows:
-        lines += ["", *_transaction(row, _day(times[row.group.attempt]) if row.group.attempt in times else last)]
-    for paid_by in sorted({_paid_by(row) for row in rows}):
-        paid = Decimal(usd_text(sum(row.sums["picousd"] for row in rows if _paid_by(row) == paid_by)))
+    for part, row in rows:
+        lines += ["", *_transaction(part, row)]
+    for paid_by in sorted({_paid_by(row) for _, row in rows}):
+        paid = Decimal(usd_text(sum(row.sums["picousd"] for _, row in rows if _paid_by(row) == paid_by)))
         lines += ["", f"{last + datetime.timedelta(days=1)} balance {paid_by} {-paid:f} USD"]
     lines += ["", f"; total {total:f} USD over {account.num_entries} ledger entries, chain head {account.head_hash}", ""]
     return "\n".join(lines)
 
 
-def _transaction(row: Row, day: datetime.date) -> Iterator[str]:
+def _transaction(account: Account, row: Row) -> Iterator[str]:
     group, usd = row.group, usd_text(row.sums["picousd"])
-    yield f'{day} * "{_quoted(stage_name(row))}" "{_quoted(group.phase or group.kind)}, attempt {group.attempt}"'
+    whose = f"run {account.name}" if account.name else f"attempt {group.attempt}" if group.attempt else "outside the attempts"
+    yield f'{_day(account, row)} * "{_quoted(stage_name(row))}" "{_quoted(group.phase or group.kind)}, {_quoted(whose)}"'
     yield f'  outcome: "{outcome_of(row)}"'
     yield f'  price: "{_quoted(group.price)}"'
     yield f"  entries: {row.sums['entries']}"
@@ -76,5 +79,7 @@ def _minus(usd: str) -> str:
     return usd[1:] if usd.startswith("-") else f"-{usd}"
 
 
-def _day(at: str) -> datetime.date:
-    return datetime.datetime.fromisoformat(at).date()
+def _day(account: Account, row: Row) -> datetime.date:
+    """On which the row's attempt ended, or the book it is from."""
+    ends = {attempt.number: attempt.ended_at for attempt in account.attempts}
+    return datetime.datetime.fromisoformat(ends.get(row.group.attempt, account.ended_at)).date()

@@ -6,9 +6,10 @@ there is no discount in the ledger, so contracted, effective and billed cost equ
 
 import csv
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from farthing.errors import RecipeError
 from farthing.ledger.account import Account, Row, outcome_of, stage_name
@@ -20,7 +21,8 @@ _USAGE = (
     "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargeFrequency", "ChargePeriodStart", "ChargePeriodEnd",
     "ConsumedQuantity", "ConsumedUnit", "ContractedCost", "ContractedUnitPrice", "EffectiveCost", "InvoiceIssuerName",
     "ListCost", "ListUnitPrice", "PricingCategory", "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName",
-    "RegionId", "ResourceId", "ResourceName", "ResourceType", "ServiceCategory", "ServiceName", "SkuId", "SkuPriceId", "Tags",
+    "RegionId", "RegionName", "ResourceId", "ResourceName", "ResourceType", "ServiceCategory", "ServiceName",
+    "ServiceSubcategory", "SkuId", "SkuPriceId", "SubAccountId", "SubAccountName", "Tags",
 )  # fmt: skip
 _OURS = (
     "x_Attempt", "x_Stage", "x_Phase", "x_Purpose", "x_Outcome", "x_DeviceCount", "x_DeviceHours", "x_BusyShare", "x_TokensIn",
@@ -28,60 +30,88 @@ _OURS = (
     "x_LedgerHead",
 )  # fmt: skip
 COLUMNS = (*_USAGE, *_OURS)
-_CATEGORY = {"storage": "Storage"}
+_SERVICE = {
+    "storage": ("Storage", "Other (Storage)"),
+    "expense": ("Other", "Other (Other)"),
+    "api": ("AI and Machine Learning", "Generative AI"),
+}
+_TRAINING = "AI and Machine Learning", "Machine Learning"
 _TENURE = {"spot": "Dynamic", "reserved": "Committed"}
+_UNITS = {"device-hour": "Device-Hours", "GB-month": "GB-Months", "token": "Tokens", "kWh": "KWh", "hour": "Hours"}
+"""In FOCUS's form."""
+
+
+class Charge(NamedTuple):
+    """One line's money: so much of a unit at a price."""
+
+    picousd: int
+    quantity: str | None
+    unit: str | None
+    unit_price: str | None
+    sku_price: str | None
 
 
 def focus_rows(account: Account, name: str) -> list[dict[str, Any]]:
-    """Every column a string, a number as text, or None; the order of COLUMNS."""
-    times = {attempt.number: (attempt.started_at, attempt.ended_at) for attempt in account.attempts}
-    whole = (min((t[0] for t in times.values()), default=""), max((t[1] for t in times.values()), default=""))
-    rows = [row for row in account.rows if row.sums["picousd"] or row.sums["held_ns"]]
-    return [_row(account, row, name, times.get(row.group.attempt, whole), whole) for row in rows]
+    """Every column a string, a number as text, or None; the order of COLUMNS. A project's runs are sub-accounts."""
+    period = _second(account.began_at), _second(account.ended_at, is_end=True)
+    billing = {
+        "BillingAccountId": account.first_hash[:16], "BillingAccountName": name, "BillingPeriodStart": period[0],
+        "BillingPeriodEnd": period[1],
+    }  # fmt: skip
+    found = []
+    for part in account.parts or [account]:
+        run = {"SubAccountId": part.first_hash[:16] if part.name else None, "SubAccountName": part.name or None}
+        for row in part.rows:
+            charges = _charges(part, row) if row.sums["picousd"] or row.sums["held_ns"] else []
+            found += [billing | run | _row(part, row, charge, number == 0) for number, charge in enumerate(charges)]
+    return [{column: cells[column] for column in COLUMNS} for cells in found]
 
 
-def _row(account: Account, row: Row, name: str, charged: tuple[str, str], billed: tuple[str, str]) -> dict[str, Any]:
-    group, sums = row.group, row.sums
-    price = account.prices.get(group.price, {})
-    usd, unit_price = usd_text(sums["picousd"]), price.get("usd_per_unit")
-    quantity, unit = _quantity(row, price)
+def _row(account: Account, row: Row, charge: Charge, is_first: bool) -> dict[str, Any]:
+    group = row.group
+    price = account.prices.get(charge.sku_price or "", {})
+    usd, device = usd_text(charge.picousd), group.device or str(price.get("device", "")) or group.kind
+    spans = {a.number: (a.started_at, a.ended_at) for a in account.attempts}
+    began_at, ended_at = spans.get(group.attempt, (account.began_at, account.ended_at))
+    category, subcategory = _SERVICE.get(group.kind, _TRAINING)
+    is_expense, region = group.kind == "expense", price.get("region") or None
     usage = {
         "BilledCost": usd,
-        "BillingAccountId": account.first_hash[:16],
-        "BillingAccountName": name,
         "BillingCurrency": "USD",
-        "BillingPeriodStart": billed[0],
-        "BillingPeriodEnd": billed[1],
-        "ChargeCategory": "Purchase" if group.kind == "expense" else "Usage",
+        "ChargeCategory": "Purchase" if is_expense else "Usage",
         "ChargeClass": "Correction" if group.kind == "correction" else None,
         "ChargeDescription": f"{stage_name(row)}, {group.phase or group.kind}",
-        "ChargeFrequency": "One-Time" if group.kind == "expense" else "Usage-Based",
-        "ChargePeriodStart": charged[0],
-        "ChargePeriodEnd": charged[1],
-        "ConsumedQuantity": quantity,
-        "ConsumedUnit": unit,
+        "ChargeFrequency": "One-Time" if is_expense else "Usage-Based",
+        "ChargePeriodStart": _second(began_at),
+        "ChargePeriodEnd": _second(ended_at, is_end=True),
+        "ConsumedQuantity": None if is_expense else charge.quantity,
+        "ConsumedUnit": None if is_expense else charge.unit,
         "ContractedCost": usd,
-        "ContractedUnitPrice": unit_price,
+        "ContractedUnitPrice": charge.unit_price,
         "EffectiveCost": usd,
         "InvoiceIssuerName": "farthing ledger",
         "ListCost": usd,
-        "ListUnitPrice": unit_price,
+        "ListUnitPrice": charge.unit_price,
         "PricingCategory": _TENURE.get(str(price.get("tenure")), "Standard"),
-        "PricingQuantity": quantity,
-        "PricingUnit": unit,
-        "ProviderName": "own hardware" if price.get("components") else str(price.get("source", ""))[:80],
+        "PricingQuantity": charge.quantity,
+        "PricingUnit": charge.unit,
+        "ProviderName": "own hardware" if price.get("components") else str(price.get("source", ""))[:80] or "as stated",
         "PublisherName": "farthing",
-        "RegionId": price.get("region") or None,
-        "ResourceId": group.device or str(price.get("device", "")) or group.kind,
-        "ResourceName": group.device or str(price.get("device", "")) or group.kind,
+        "RegionId": region,
+        "RegionName": region,
+        "ResourceId": device,
+        "ResourceName": device,
         "ResourceType": "Device" if group.device else group.kind.capitalize(),
-        "ServiceCategory": _CATEGORY.get(group.purpose, "AI and Machine Learning"),
+        "ServiceCategory": category,
         "ServiceName": "model training",
-        "SkuId": str(price.get("device", "")) or None,
-        "SkuPriceId": group.price or None,
+        "ServiceSubcategory": subcategory,
+        "SkuId": str(price.get("device", "")) or group.kind,
+        "SkuPriceId": charge.sku_price or group.kind,
         "Tags": canonical_json({"purpose": group.purpose, "stage": group.stage}),
     }
-    return usage | _ours(account, row)
+    # tokens in and out of one entry are two charges: what else it has goes with the first
+    ours = _ours(account, row if is_first else row._replace(sums=dict.fromkeys(row.sums, 0)))
+    return usage | ours
 
 
 def _ours(account: Account, row: Row) -> dict[str, Any]:
@@ -89,10 +119,10 @@ def _ours(account: Account, row: Row) -> dict[str, Any]:
     busy_of = sums["busy_of_ns"]
     return {
         "x_Attempt": str(group.attempt),
-        "x_Stage": group.stage,
+        "x_Stage": group.stage or None,
         "x_Phase": group.phase or None,
-        "x_Purpose": group.purpose,
-        "x_Outcome": outcome_of(row),
+        "x_Purpose": group.purpose or None,
+        "x_Outcome": outcome_of(row) or None,
         "x_DeviceCount": str(group.num_devices),
         "x_DeviceHours": _share(sums["device_ns"], NS_PER_HOUR),
         "x_BusyShare": _share(sums["busy_ns"], busy_of) if busy_of else None,
@@ -108,16 +138,40 @@ def _ours(account: Account, row: Row) -> dict[str, Any]:
     }
 
 
-def _quantity(row: Row, price: dict[str, Any]) -> tuple[str | None, str | None]:
-    if row.group.phase:
-        return _share(row.sums["device_ns"], NS_PER_HOUR), "device-hour"
-    if row.group.kind == "api":
-        return str(row.sums["tokens_in"] + row.sums["tokens_out"]), "token"
-    unit_price = price.get("usd_per_unit")
+def _charges(account: Account, row: Row) -> list[Charge]:
+    """A row as quantities times prices: tokens bought are two of them."""
+    group, sums, usd = row.group, row.sums, row.sums["picousd"]
+    price = account.prices.get(group.price, {})
+    unit_price, unit = price.get("usd_per_unit"), _UNITS.get(str(price.get("unit")))
+    if group.kind == "correction":
+        return [Charge(usd, None, None, None, group.price or None)]
+    if group.kind == "expense":
+        return [Charge(usd, "1", "Units", usd_text(usd), None)]
+    if group.phase:
+        return [Charge(usd, _share(sums["device_ns"], NS_PER_HOUR), "Device-Hours", unit_price, group.price or None)]
+    out = account.prices.get(group.price.replace("/in@", "/out@"))
+    if group.kind == "api" and unit_price and out:
+        with localcontext(MONEY):
+            into_usd = int(to_picousd(sums["tokens_in"] * Decimal(unit_price)).scaleb(12))
+        return [
+            Charge(into_usd, str(sums["tokens_in"]), unit, unit_price, group.price),
+            Charge(usd - into_usd, str(sums["tokens_out"]), unit, out["usd_per_unit"], str(out["id"])),
+        ]
     if not unit_price or not Decimal(unit_price):
-        return None, None
+        return [Charge(usd, None, None, None, group.price or None)]
     with localcontext(MONEY):
-        return f"{to_picousd(Decimal(usd_text(row.sums['picousd'])) / Decimal(unit_price)):f}", str(price["unit"])
+        quantity = f"{to_picousd(Decimal(usd_text(usd)) / Decimal(unit_price)):f}"
+    return [Charge(usd, quantity, unit, unit_price, group.price)]
+
+
+def _second(at: str, is_end: bool = False) -> str | None:
+    """YYYY-MM-DDTHH:mm:ssZ, the only form that FOCUS allows; an end lies outside, so it is rounded up."""
+    if not at:
+        return None
+    moment = datetime.fromisoformat(at)
+    if is_end:
+        moment += timedelta(seconds=1)
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -5,16 +5,27 @@ from decimal import Decimal
 from html import escape
 from typing import Any
 
-from farthing.ledger.statement import superseded_line, usd_short
+from farthing.ledger.statement import (
+    correction_line,
+    not_refreshed,
+    price_line,
+    superseded_line,
+    thrown_away_lines,
+    usd_short,
+)  # fmt: skip
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;width:100%}
 th,td{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bar{background:#4a6fa5;height:.7rem}
-.in::before{content:"+ "}.out::before{content:"\\2212 "}ul{list-style:none;padding-left:.5rem}small{color:#666}
+.in::before{content:"+\\00a0"}.out::before{content:"\\2212\\00a0"}ul{list-style:none;padding-left:.5rem}small{color:#666}
 @media (prefers-color-scheme:dark){body{background:#181818;color:#ddd}th,td{border-color:#444}}
 """
+
+
+_TEXTS = {"", "stage", "part", "means", "no.", "outcome", "run", "role", "status"}
+"""Heads of columns that are no figures."""
 
 
 def bill_html(page: dict[str, Any], name: str) -> str:
@@ -28,11 +39,9 @@ def bill_body(page: dict[str, Any], level: int) -> str:
     """All but the title, to stand in another page too; its headings are `<h{level}>` and the one below."""
     parts = [
         f"<p>Exactly ${page['total_usd']}. Boundary: {escape(page['boundary'])}.</p>",
+        *(f"<p>Thrown away, {escape(what)}: {usd_short(usd)}.</p>" for what, usd in thrown_away_lines(page)),
         _heading("By stage", level),
-        _table(
-            ("stage", "device-hours", "dollars"),
-            ((s["name"], f"{s['device_hours']:,.4g}", usd_short(s["usd"])) for s in page["stages"]),
-        ),
+        _stages(page),
         _heading("Under three boundaries", level),
         _boundaries(page["boundaries"], level + 1),
         _heading("Where it taught nothing", level),
@@ -47,19 +56,13 @@ def bill_body(page: dict[str, Any], level: int) -> str:
         *_gains(page, level),
         _heading("Phases", level),
         _phases(page),
-        _heading("Attempts", level),
-        _table(
-            ("no.", "outcome", "held", "dollars", "thrown away"),
-            (
-                (str(a["attempt"]), a["outcome"], f"{a['seconds']:,.1f} s", usd_short(a["usd"]), usd_short(a["wasted_usd"]))
-                for a in page["attempts"]
-            ),
-        ),
-        *_superseded(page, level),
+        *_attempts(page, level),
+        *_runs(page, level),
+        *_more(page, level),
         _heading("Energy", level),
         "<p>{kwh:.4g} kWh, give or take {error_kwh:.4g} ({method}).</p>".format(**page["energy"]),
         _heading("Prices", level),
-        _list((f"{p['device']}: ${p['usd_per_unit']} per {p['unit']}, {p['date']}. {p['source']}" for p in page["prices"]), ""),
+        _list((price_line(price) for price in page["prices"]), ""),
         _heading("Not in this bill", level),
         _list(page["excluded"], "out"),
         f"<p><small>{page['entries']} ledger entries, chain head {escape(page['head_hash'])}</small></p>",
@@ -86,9 +89,46 @@ def _gains(page: dict[str, Any], level: int) -> list[str]:
     return [_heading("What it bought", level), _list(says, "")] if says else []
 
 
-def _superseded(page: dict[str, Any], level: int) -> list[str]:
-    lines = [superseded_line(line) for line in page["superseded"]]
-    return [_heading("Stages run again", level), _list(lines, "")] if lines else []
+def _stages(page: dict[str, Any]) -> str:
+    total = Decimal(page["total_usd"])
+    rows = [
+        (
+            stage["name"],
+            f"{stage['device_hours']:,.4g}",
+            f"{stage['tokens_out']:,}",
+            f"{stage['tokens_trained']:,}",
+            f"{Decimal(stage['usd']) / total:.1%}" if total else "-",
+            usd_short(stage["usd"]),
+        )
+        for stage in [*page["stages"], page | {"name": "total", "usd": page["total_usd"]}]
+    ]
+    return _table(("stage", "device-hours", "sampled tokens", "trained tokens", "share", "dollars"), rows)
+
+
+def _attempts(page: dict[str, Any], level: int) -> list[str]:
+    rows = [
+        (str(a["attempt"]), a["outcome"], f"{a['seconds']:,.1f} s", usd_short(a["usd"]), usd_short(a["wasted_usd"]))
+        for a in page["attempts"]
+    ]
+    return [_heading("Attempts", level), _table(("no.", "outcome", "held", "dollars", "thrown away"), rows)] if rows else []
+
+
+def _runs(page: dict[str, Any], level: int) -> list[str]:
+    rows = [
+        (run["name"] + ("" if run["exists"] else " (directory gone)"), run["role"], run["status"], usd_short(run["usd"]))
+        for run in page.get("runs", [])
+    ]
+    troubles = [f"<p>{escape(not_refreshed(trouble))}</p>" for trouble in page.get("not_refreshed", [])]
+    table = _table(("run", "role", "status", "dollars"), rows)
+    return [_heading("Runs on this account", level), *troubles, table] if rows else []
+
+
+def _more(page: dict[str, Any], level: int) -> list[str]:
+    parts = {
+        "Corrections": [correction_line(line) for line in page["corrections"]],
+        "Stages run again": [superseded_line(line) for line in page["superseded"]],
+    }
+    return [_heading(title, level) + _list(lines, "") for title, lines in parts.items() if lines]
 
 
 def _phases(page: dict[str, Any]) -> str:
@@ -104,7 +144,8 @@ def _phases(page: dict[str, Any]) -> str:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     def line(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}{' class=n' if i else ''}>{escape(c)}</{tag}>" for i, c in enumerate(cells)) + "</tr>"
+        kinds = ("" if head in _TEXTS else " class=n" for head in heads)
+        return "<tr>" + "".join(f"<{tag}{kind}>{escape(c)}</{tag}>" for kind, c in zip(kinds, cells, strict=True)) + "</tr>"
 
     return f"<table>{line('th', heads)}{''.join(line('td', row) for row in rows)}</table>"
 

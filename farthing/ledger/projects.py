@@ -34,6 +34,8 @@ class Member:
     role: str
     status: str
     usd: Decimal
+    at: str
+    """When it was entered."""
     detail: dict[str, Any]
 
 
@@ -77,6 +79,8 @@ def enter_run(project: Ledger, run_dir: Path, role: str | None = None) -> bool:
             "head_seq": account.num_entries,
             "head_hash": account.head_hash,
             "total_usd": f"{total:f}",
+            "began_at": account.began_at,
+            "ended_at": account.ended_at,
             "groups": to_groups(account.rows),
             "prices": list(account.prices.values()),
         }
@@ -112,7 +116,7 @@ def _member(entry: Entry) -> Member:
     detail = detail_of(entry)
     try:
         fields = {name: str(detail[name]) for name in ("run", "name", "dir", "role", "status")}
-        return Member(**fields, usd=Decimal(str(detail["total_usd"])), detail=detail)
+        return Member(**fields, usd=Decimal(str(detail["total_usd"])), at=entry.at, detail=detail)
     except (KeyError, ArithmeticError) as error:
         raise LedgerError(f"entry {entry.seq} of the project lacks {error}; restore its file from a copy.") from error
 
@@ -122,17 +126,34 @@ def project_account(project: Ledger) -> Account:
     own = read_account(project)
     account = Account(num_entries=own.num_entries, head_hash=own.head_hash, first_hash=own.first_hash, chain=own.chain)
     account.prices, account.corrections = dict(own.prices), own.corrections
-    known = members(project)
-    for member in known.values():
-        account.rows += [_as_role(row, member) for row in from_groups(member.detail["groups"])]
-        account.prices |= {str(price["id"]): price for price in _prices(member)}
-    account.rows += [row for row in own.rows if row.group.kind != "run"]
+    account.parts = [_member_account(member) for member in members(project).values()]
     entered = sum(row.sums["picousd"] for row in own.rows)
+    own.rows = [row for row in own.rows if row.group.kind != "run"]
+    account.parts.append(own)
+    began = [part.began_at for part in account.parts if part.began_at]
+    account.began_at, account.ended_at = min(began, default=""), max(part.ended_at for part in account.parts)
+    for part in account.parts:
+        account.rows += part.rows
+        account.prices |= part.prices
     if entered != sum(row.sums["picousd"] for row in account.rows):
         raise LedgerError(
             "the project does not add up: its run entries and the figures in them differ. Look with `farthing audit`."
         )
     return account
+
+
+def _member_account(member: Member) -> Account:
+    """What the project knows of a run; its times are those of its ledger, or of an older entry that has none, its own."""
+    rows = [_as_role(row, member) for row in from_groups(member.detail["groups"])]
+    return Account(
+        rows,
+        prices={str(price["id"]): price for price in _prices(member)},
+        head_hash=str(member.detail["head_hash"]),
+        first_hash=member.run,
+        began_at=str(member.detail.get("began_at", member.at)),
+        ended_at=str(member.detail.get("ended_at", member.at)),
+        name=member.name,
+    )
 
 
 def _prices(member: Member) -> Iterable[dict[str, Any]]:

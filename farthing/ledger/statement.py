@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from farthing.ledger.bill import Bill
 
 _BAR_CELLS = 30
+_LEAST = Decimal("0.000001")
+"""Below it dollars are shown with an exponent."""
 
 
 def render_bill(bill: "Bill", console: Console) -> None:
@@ -20,7 +22,7 @@ def render_bill(bill: "Bill", console: Console) -> None:
     console.print(_stages(page))
     console.print(Text(f"total, exactly: ${page['total_usd']}"))
     console.print(Text(f"boundary: {page['boundary']}"))
-    for what, usd in _thrown_away(page):
+    for what, usd in thrown_away_lines(page):
         console.print(Text(f"thrown away, {what}: {usd_short(usd)}", style="yellow"))
     energy = page["energy"]
     console.print(Text(f"energy: {_short(energy['kwh'])} kWh, give or take {_short(energy['error_kwh'])} ({energy['method']})"))
@@ -35,26 +37,35 @@ def render_bill(bill: "Bill", console: Console) -> None:
         _section(console, "Attempts", _attempts(page))
     if page.get("runs"):
         _section(console, "Runs on this account", _runs(page["runs"]))
+        for trouble in page["not_refreshed"]:
+            console.print(Text(not_refreshed(trouble), style="yellow"))
     if page["corrections"]:
-        _section(
-            console,
-            "Corrections",
-            _lines(f"entry {c['seq']} corrects {c['corrects']}: {c['reason']}" for c in page["corrections"]),
-        )
+        _section(console, "Corrections", _lines(correction_line(line) for line in page["corrections"]))
     if page["superseded"]:
         _section(console, "Stages run again", _lines(superseded_line(line) for line in page["superseded"]))
-    _section(console, "Prices", _lines(_price_line(price) for price in page["prices"]))
+    _section(console, "Prices", _lines(price_line(price) for price in page["prices"]))
     _section(console, "Not in this bill", _lines(page["excluded"]))
     console.print(Text(f"{page['entries']} ledger entries, chain head {page['head_hash'][:16]}, {_checked(page)}", style="dim"))
 
 
-def _thrown_away(page: dict[str, Any]) -> list[tuple[str, str]]:
+def thrown_away_lines(page: dict[str, Any]) -> list[tuple[str, str]]:
+    """(why, dollars) of work that does not count."""
     superseded = Decimal(page["superseded_usd"])
     parts = {
         "in attempts that broke off": Decimal(page["wasted_usd"]) - superseded,
         "because a stage was run again": superseded,
     }
     return [(what, f"{usd:f}") for what, usd in parts.items() if usd]
+
+
+def not_refreshed(trouble: str) -> str:
+    """Of a run whose own ledger could not be read."""
+    return f"as it was last entered, because its ledger cannot be read now: {trouble}"
+
+
+def correction_line(line: dict[str, Any]) -> str:
+    """What was corrected, by how much and why."""
+    return f"entry {line['seq']} corrects {line['corrects']} by {line['usd']} USD: {line['reason']}"
 
 
 def superseded_line(line: dict[str, Any]) -> str:
@@ -186,7 +197,8 @@ def _lines(lines: Any) -> Table:
     return table
 
 
-def _price_line(price: dict[str, Any]) -> str:
+def price_line(price: dict[str, Any]) -> str:
+    """A record with its date, source and parts."""
     line = f"{price['device']}: ${_plain(price['usd_per_unit'])} per {price['unit']}, {price['date']}. {price['source']}"
     if price["method"] == "assumed" and "ssumed" not in price["source"]:
         line += " (assumed)"
@@ -211,10 +223,13 @@ def _resumed(resumed_from: dict[str, Any] | None) -> str:
 
 def usd_short(amount: str) -> str:
     """Two decimals from a dollar up, four significant digits below: $0.004812 must not read $0.00."""
-    usd = Decimal(amount)
+    usd = abs(Decimal(amount))
+    sign = "-" if Decimal(amount) < 0 else ""
     if usd == 0 or usd >= 1:
-        return f"${usd:,.2f}"
-    return f"${usd:.{max(2, 3 - usd.adjusted())}f}"
+        return f"{sign}${usd:,.2f}"
+    if usd < _LEAST:
+        return f"{sign}${usd:.2e}"
+    return f"{sign}${usd:.{max(2, 3 - usd.adjusted())}f}"
 
 
 def _share(part: Decimal | float, whole: Decimal | float) -> str:

@@ -87,21 +87,22 @@ def _peer(record: Mapping[str, str]) -> Row:
 
 
 def own_rows(name: str, device: str, bill: Mapping[str, Any]) -> list[Row]:
-    """From a bill's JSON: what succeeded, and all that was held where attempts failed."""
-    total, wasted = Decimal(bill["total_usd"]), Decimal(bill["wasted_usd"])
-    kept = (total - wasted) / total if total else Decimal(1)
-    flops = sum(stage["model_flops"] for stage in bill["stages"])
+    """From a bill's JSON: its first boundary, as headlines have it, and all that was held where that is more."""
+    rental, everything = bill["boundaries"][:2]
     source = f"its ledger, chain head {bill['head_hash'][:16]}"
 
-    def row(label: str, share: Decimal, usd: Decimal, boundary: str, note: str) -> Row:
-        hours, kwh = Decimal(str(bill["device_hours"])) * share, Decimal(str(bill["energy"]["kwh"])) * share
+    def row(label: str, boundary: Mapping[str, Any], kind: str, note: str) -> Row:
+        def total(figure: str) -> Decimal:
+            return sum((Decimal(str(line[figure])) for line in boundary["lines"]), Decimal(0))
+
         return Row(
-            label, device, exactly(hours), exactly(usd), exactly(Decimal(flops)) if flops else None, exactly(kwh),
-            bill["energy"]["method"], boundary, source, note, is_own=True,
+            label, device, exactly(total("device_hours")), exactly(Decimal(boundary["usd"])), exactly(total("model_flops")),
+            exactly(total("energy_kwh")), bill["energy"]["method"], kind, source, note, is_own=True,
         )  # fmt: skip
 
-    note = "hours and energy in proportion to the dollars that were not thrown away" if wasted else ""
-    rows = [row(name, kept, total - wasted, ALIGNED, note)]
-    if wasted:
-        rows.append(row(f"{name}, all attempts", Decimal(1), total, ALL_ATTEMPTS, "with what failed attempts threw away"))
+    so_far = " ".join(line for line in rental["included"] if line.startswith("So far"))
+    rows = [row(name, rental, ALIGNED, so_far or "work that reached the end, without evaluation, idle time and storage")]
+    if everything["usd"] != rental["usd"]:
+        note = "with evaluation, idle time, storage, and what failed attempts threw away"
+        rows.append(row(f"{name}, all attempts", everything, ALL_ATTEMPTS, note))
     return rows

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from farthing.planner.check import spoken
-from farthing.planner.comparison import BOUNDARIES, QUANTITIES, Row
+from farthing.planner.comparison import ALIGNED, ALL_ATTEMPTS, BOUNDARIES, NOT_SAID, QUANTITIES, Row
 from farthing.planner.interval import Interval
 
 _STYLE = (
@@ -18,6 +18,10 @@ _STYLE = (
     "border-bottom:1px solid #ddd;vertical-align:top}th:first-child,td:first-child,td.t,th.t{text-align:left}"
     "tr.own{background:#eef6fb;font-weight:600}tr.apart td{color:#777}small{color:#777}img{max-width:100%}"
 )
+
+
+_MARKS = {ALIGNED: "=", ALL_ATTEMPTS: "+", NOT_SAID: "x"}
+_SHORT = {"device_hours": "device-h", "usd": "dollars", "flops": "FLOP", "kwh": "kWh"}
 
 
 def cells(row: Row) -> list[str]:
@@ -34,26 +38,26 @@ def _cell(value: Interval | None, name: str) -> str:
 
 
 def boundary_cell(row: Row) -> str:
-    return f"{'=' if row.is_aligned else 'x'} {row.boundary}"
+    return f"{_MARKS[row.boundary]} {row.boundary}"
 
 
 def render_comparison(rows: Sequence[Row], console: Console) -> None:
-    table = Table(box=None, padding=(0, 1))
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
     table.add_column("run", ratio=1, overflow="fold")
     table.add_column("device", no_wrap=True)
-    for title in QUANTITIES.values():
-        table.add_column(title, justify="right", overflow="fold")
-    table.add_column("boundary", no_wrap=True)
+    for name in QUANTITIES:
+        table.add_column(_SHORT[name], justify="right", overflow="fold", max_width=10)
     for row in rows:
         style = "bold" if row.is_own else "" if row.is_aligned else "dim"
         figures = [Text(cell) for cell in cells(row)]
         if row.kwh_method in ("modelled", "assumed"):
             figures[-1].append(" *")
-        table.add_row(Text(row.name), row.device, *figures, boundary_cell(row), style=style)
+        table.add_row(_MARKS[row.boundary], Text(row.name), row.device, *figures, style=style)
     console.print(table)
     for boundary, meaning in BOUNDARIES.items():
         if any(row.boundary == boundary for row in rows):
-            console.print(Text(f"{boundary}: {meaning}", style="dim"))
+            console.print(Text(f"{_MARKS[boundary]} {boundary}: {meaning}", style="dim"))
     console.print(Text("* energy at board power (modelled) or assumed; FLOP are 6 N D unless published", style="dim"))
 
 

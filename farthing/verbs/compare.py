@@ -35,7 +35,7 @@ def compare(
 
         info = read_json(open_run(run) / "run.json")
         bill = bill_of(run).to_json()
-        device = bill["prices"][-1]["device"] if bill["prices"] else ""
+        device = ", ".join(price["device"] for price in bill["prices"] if price["unit"] == "device-hour")
         rows, title = [*rows, *own_rows(info["name"], device, bill)], f"{info['name']} beside published runs"
     picture = None
     if png or html:

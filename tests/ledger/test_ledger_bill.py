@@ -311,7 +311,13 @@ def test_the_page_fits_80_columns_and_shows_small_money(history: History, path: 
 
 @pytest.mark.parametrize(
     ("usd", "shown"),
-    [("294000", "$294,000.00"), ("1.005", "$1.00"), ("0.5", "$0.5000"), ("0.00000012349", "$0.0000001235")],
+    [
+        ("294000", "$294,000.00"),
+        ("1.005", "$1.00"),
+        ("0.5", "$0.5000"),
+        ("0.00000012349", "$1.23e-7"),
+        ("0.0000012349", "$0.000001235"),
+    ],
 )
 def test_dollars_are_shown_sensibly(history: History, usd: str, shown: str) -> None:
     history.start()

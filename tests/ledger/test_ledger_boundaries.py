@@ -82,6 +82,17 @@ def test_three_boundaries_by_hand(history: History, tmp_path: Path) -> None:
     assert Decimal(full["usd"]) == Decimal("412.5")
 
 
+def test_a_run_that_has_not_ended_is_billed_so_far(history: History) -> None:
+    history.start()
+    history.spend("grpo", 0, "rollout", usd=10)
+    assert page(history)["boundaries"][0]["included"][0].startswith("So far: the run is still going on;")
+    history.end("failed")
+    assert page(history)["boundaries"][0]["included"][0].startswith("So far: the last attempt was failed;")
+    history.start(resumed_from=("grpo", 0))
+    history.end("ok")
+    assert not any(line.startswith("So far") for line in page(history)["boundaries"][0]["included"])
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from datetime import date
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,11 +14,13 @@ from ledger_history import History
 from farthing.errors import LedgerError
 from farthing.ledger.account import Account, read_account
 from farthing.ledger.bill import make_bill
-from farthing.ledger.charges import charge_expense, correct
+from farthing.ledger.charges import charge_api, charge_expense, correct
 from farthing.ledger.double_entry import beancount_text
 from farthing.ledger.entries import Ledger
 from farthing.ledger.focus import COLUMNS, focus_rows, write_csv, write_parquet
 from farthing.ledger.html import bill_html
+from farthing.ledger.price_record import RateRecord
+from farthing.ledger.prices import PriceBook
 from farthing.ledger.sign import check_signatures, sign_ledger
 
 NAME = 'a <b>"run"</b>'
@@ -51,7 +55,37 @@ def test_focus_rows_sum_to_the_bill_and_mark_corrections(account: Account, tmp_p
     assert [row["x_Outcome"] for row in read if row["BilledCost"] == "4.000000000000"] == ["thrown_away"]
     usage = next(row for row in read if row["BilledCost"] == "10.000000000000")
     assert Decimal(usage["PricingQuantity"]) * Decimal(usage["ListUnitPrice"]) == Decimal(usage["ListCost"]) == 10
-    assert usage["ChargePeriodStart"] <= usage["ChargePeriodEnd"]
+    for name in ("BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd"):
+        assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row[name]) for row in read)
+    assert usage["ChargePeriodStart"] < usage["ChargePeriodEnd"]
+    assert {row["PricingUnit"] for row in read} == {"Device-Hours", "Units", ""}  # a correction has no quantity
+
+
+def test_every_focus_charge_is_its_quantity_times_its_price(history: History) -> None:
+    """1000 tokens in at $1 a million and 500 out at $2: a charge each; nothing else is counted twice."""
+    history.start()
+    history.spend("grpo", 0, "rollout", usd=3)
+    teacher = (("in", "0.000001"), ("out", "0.000002"))
+    day = date(2026, 1, 1)
+    rates = tuple(
+        RateRecord(item=f"api/t/{way}", unit="token", usd_per_unit=Decimal(usd), date=day, source="a list")
+        for way, usd in teacher
+    )
+    book = PriceBook((), Path("prices.toml"), rates)
+    charge_api(
+        history.ledger, book, provider="x", model="t", role="teacher", tokens_in=1000, tokens_out=500, attempt=1, stage="sft"
+    )
+    charge_expense(history.ledger, Decimal(7), what="labels", source="invoice", purpose="data")
+    rows = focus_rows(read_account(history.ledger), NAME)
+    assert [(r["PricingQuantity"], r["PricingUnit"], r["ListUnitPrice"], r["ListCost"]) for r in rows] == [
+        ("1.500000000000", "Device-Hours", "2.00", "3.000000000000"),
+        ("1000", "Tokens", "0.000001", "0.001000000000"),
+        ("500", "Tokens", "0.000002", "0.001000000000"),
+        ("1", "Units", "7.000000000000", "7.000000000000"),
+    ]
+    assert [(r["x_TokensIn"], r["x_TokensOut"], r["x_Entries"]) for r in rows][1:3] == [("1000", "500", "1"), ("0", "0", "0")]
+    assert [r["ConsumedQuantity"] for r in rows][-1] is None
+    assert all(cell != "" for row in rows for cell in row.values())  # what is not known is null, never an empty text
 
 
 def test_parquet_holds_decimals(account: Account, tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from ledger_history import History
 from farthing.billing import bill_at
 from farthing.errors import LedgerError, RunError
 from farthing.ledger.charges import charge_expense
+from farthing.ledger.double_entry import beancount_text
 from farthing.ledger.entries import Ledger
+from farthing.ledger.entry import utc_now
+from farthing.ledger.focus import focus_rows
 from farthing.ledger.projects import enter_run, members, open_project
 
 
@@ -52,6 +55,27 @@ def test_a_project_sums_its_runs_and_keeps_the_deleted(tmp_path: Path) -> None:
     rental, everything, _ = page["boundaries"]
     assert Decimal(rental["usd"]) == 13  # neither the experiment nor the run that never ended
     assert Decimal(everything["usd"]) == 24
+
+
+def test_exports_of_a_project_name_its_runs_and_their_days(tmp_path: Path) -> None:
+    loader = pytest.importorskip("beancount.loader")
+    with open_project(tmp_path / "project", create=True) as book:
+        enter_run(book, a_run(tmp_path / "a", 10))
+        enter_run(book, a_run(tmp_path / "b", 4), "experiment")
+        charge_expense(book, Decimal(5), what="labels", source="invoice", purpose="data")
+    account = bill_at(tmp_path / "project")[0].account
+    rows = focus_rows(account, "project")
+    assert [(r["SubAccountName"], r["BilledCost"]) for r in rows] == [
+        ("a", "10.000000000000"), ("b", "4.000000000000"), (None, "5.000000000000"),
+    ]  # fmt: skip
+    assert len({row["SubAccountId"] for row in rows}) == 3
+    today = utc_now()[:10]
+    assert all(row["BillingPeriodStart"][:10] <= row["ChargePeriodStart"][:10] <= today for row in rows)
+    entries, errors, _ = loader.load_string(beancount_text(account, "project"))
+    assert not errors
+    narrations = [entry.narration for entry in entries if type(entry).__name__ == "Transaction"]
+    assert narrations == ["update, run a", "update, run b", "expense, outside the attempts"]
+    assert min(entry.date for entry in entries).isoformat() >= account.began_at[:10]
 
 
 def test_what_is_no_project_or_no_run_is_said(tmp_path: Path) -> None:

@@ -11,9 +11,15 @@ from farthing.planner.comparison import own_rows, peers
 from farthing.planner.comparison_page import html_page, render_comparison
 from farthing.planner.figure import comparison_png
 
+
+def line(device_hours: float, flops: int) -> dict[str, Any]:
+    return {"name": "x", "device_hours": device_hours, "model_flops": flops, "energy_kwh": device_hours / 2}
+
+
+RENTAL = {"usd": "7.50", "included": [], "lines": [line(4.0, 10**18), line(2.0, 10**17)]}
+ALL = {"usd": "10.00", "included": [], "lines": [line(6.0, 2 * 10**18), line(2.0, 10**17)]}
 BILL: dict[str, Any] = {
-    "total_usd": "10.00", "wasted_usd": "2.50", "device_hours": 8.0, "head_hash": "ab" * 32,
-    "energy": {"kwh": 4.0, "method": "modelled"}, "stages": [{"model_flops": 10**18}, {"model_flops": 10**18}],
+    "head_hash": "ab" * 32, "energy": {"kwh": 4.0, "method": "modelled"}, "boundaries": [RENTAL, ALL, {"usd": None}],
 }  # fmt: skip
 
 
@@ -34,9 +40,12 @@ def test_only_what_succeeded_is_aligned() -> None:
     assert final.usd is not None
     assert final.device_hours is not None
     assert everything.usd is not None
+    assert final.flops is not None
+    assert final.kwh is not None
     assert (final.usd.middle, final.device_hours.middle) == (Decimal("7.50"), 6)
+    assert (final.flops.middle, final.kwh.middle) == (11 * 10**17, 3)
     assert (everything.usd.middle, everything.is_aligned, final.is_aligned) == (10, False, True)
-    assert len(own_rows("mine", "local-cpu", BILL | {"wasted_usd": "0"})) == 1
+    assert len(own_rows("mine", "local-cpu", BILL | {"boundaries": [RENTAL, RENTAL]})) == 1
 
 
 def test_page_holds_everything_and_escapes_names() -> None:
@@ -46,11 +55,13 @@ def test_page_holds_everything_and_escapes_names() -> None:
     assert "a &amp; b" in page
     assert "data:image/png;base64," in page
     assert 'src="http' not in page
-    console = Console(width=160, record=True, file=None)
+    assert "+ all attempts" in page
+    console = Console(width=80, record=True, file=None)
     with console.capture() as printed:
         render_comparison(rows, console)
-    assert "x all attempts" in printed.get()
-    assert "$5.576M" in printed.get()
+    lines = printed.get().splitlines()
+    assert any(line.startswith("= DeepSeek-V3") and "$5.576M" in line for line in lines)  # a name on one line
+    assert any(line.startswith("+ <script>") for line in lines)
 
 
 def test_the_command_without_a_run(tmp_path: Any) -> None:

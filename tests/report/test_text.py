@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from farthing.report.text import HIDDEN, chain, code_point, marked, visible
-from farthing.rewards.language import language_switches
+from farthing.rewards import language_switches
 
 TAGS = re.compile(r"<[^>]*>")
 OURS = re.compile(r'</?mark>|</?span(?: class="(?:tag|gap|hidden)"(?: title="U\+[0-9A-F]+")?)?>')
@@ -97,3 +97,25 @@ def test_tags_of_ours_are_set_apart_and_are_no_foreign_words() -> None:
     html = str(chain("<think>一加一</think><answer>2</answer>", find))
     assert html.count('class="tag"') == 4
     assert asked == ["       一加一                2         "]
+
+
+# other scripts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "found"),
+    [
+        ("a47b5=52c8=60", "en", []),
+        ("a47b五=五二c8=60", "en", ["五=五二"]),
+        ("first 首先 then 〇 and done", "en", ["首先", "〇"]),
+        ("We add, 然后 我们 subtract", "en", ["然后 我们"]),
+        ("let α = 3 and π r²", "en", []),
+        ("слово word λόγος", "en", ["слово", "λόγος"]),
+        ("设 x = 3, 然后 add them", "zh", ["add them"]),
+        ("ひらがな 漢字 ABC", "ja", ["ABC"]),
+        ("naïve café, œuvre ½ 𝒳", "en", []),
+        ("", "en", []),
+    ],
+)
+def test_stretches_in_another_script(text: str, target: str, found: list[str]) -> None:
+    assert [text[start:end] for start, end in language_switches(text, target)] == found
