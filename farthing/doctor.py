@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from farthing.config import EvalConfig, GrpoConfig, Recipe, StageConfig, TrainConfig
+from farthing.config import DistillConfig, EvalConfig, GrpoConfig, Recipe, RewardModelConfig, StageConfig, TrainConfig
 from farthing.errors import LedgerError
 from farthing.files import read_json
 from farthing.manifest import damage
@@ -62,13 +62,6 @@ def render(findings: Sequence[Finding], console: Console) -> None:
 # the curves ----------------------------------------------------------------------------------------------------------
 
 
-OF_KIND: dict[str, tuple[Callable[[StageCurves], Finding | None], ...]] = {
-    "reward_model": REWARD_MODEL_CHECKS,
-    "distill": DISTILL_CHECKS,
-}
-"""Of other kinds that train and are no reinforcement learning: CORPUS_CHECKS."""
-
-
 def examine(curves: StageCurves) -> list[Finding]:
     """The findings of one stage, led by an `ok` where none is a warning or a problem."""
     name, config = curves.name, curves.config
@@ -88,14 +81,16 @@ def examine(curves: StageCurves) -> list[Finding]:
             found.append(stuck)
         good = Finding("ok", f"{name} shows no symptom", curves.show("reward", "accuracy"))
     else:
-        checks = OF_KIND.get(kind_of(config), CORPUS_CHECKS)
-        found = [f for check in checks if (f := check(curves)) is not None]
+        found = [f for check in _checks(config) if (f := check(curves)) is not None]
         good = Finding("ok", f"{name} shows no symptom", curves.show("loss"))
     return found if is_bad(found) else [good, *found]
 
 
-def kind_of(config: StageConfig) -> str:
-    return str(getattr(config, "kind", ""))
+def _checks(config: StageConfig) -> tuple[Callable[[StageCurves], Finding | None], ...]:
+    """Of a stage that trains and is no reinforcement learning."""
+    if isinstance(config, RewardModelConfig):
+        return REWARD_MODEL_CHECKS
+    return DISTILL_CHECKS if isinstance(config, DistillConfig) else CORPUS_CHECKS
 
 
 def is_bad(findings: Sequence[Finding]) -> bool:

@@ -56,6 +56,7 @@ GRPO_PANELS = (LENGTH, ENTROPY, POLICY_LOSS, GAP, FLAT, SPEED)
 CORPUS_HERO = Panel("Loss", (Line("loss"),))
 HELD_OUT = Panel("Held-out accuracy", (Line("eval_accuracy", "right answers", VERMILION, is_sparse=True),
                  Line("eval_format", "well formed", GREY, is_sparse=True)))  # fmt: skip
+HELD_OUT_LOSS = Panel("Held-out loss", (Line("held_out_loss", colour=VERMILION, is_sparse=True),))
 HELD_OUT_BITS = Panel("Held-out loss", (Line("held_out_bits_per_byte", colour=VERMILION, is_sparse=True),))
 GRADIENT = Panel("Gradient norm", (Line("grad_norm"),))
 CORPUS_PANELS = (GRADIENT, Panel("Speed", (Line("train_tokens_per_s", colour=GREEN),)))
@@ -87,6 +88,9 @@ REWARD_MODEL_PANELS = (
 MORE = (
     Panel("Format", (Line("format", "training"), Line("eval_format", "held out", VERMILION, is_sparse=True))),
     Panel("KL to the reference", (Line("kl"),)),
+    HELD_OUT_LOSS,
+    HELD_OUT,
+    Panel("Languages", (Line("language", "words in the right one"), Line("mixed", "chains with another", ORANGE))),
     GRADIENT,
     Panel("Clipped tokens", (Line("clipped"),)),
     Panel("Self-verification words per completion", (Line("reflection"),)),
@@ -118,8 +122,9 @@ def main_panels(rows: Sequence[Row]) -> list[Panel]:
         return [CORPUS_HERO, *REWARD_MODEL_PANELS]
     if "reward" in names:
         return [GRPO_HERO, *GRPO_PANELS]
-    held_out = HELD_OUT_BITS if "held_out_bits_per_byte" in names else HELD_OUT
-    return [CORPUS_HERO, held_out, *CORPUS_PANELS] if "loss" in names else []
+    held_out = {"held_out_bits_per_byte": HELD_OUT_BITS, "held_out_loss": HELD_OUT_LOSS}
+    small = next((panel for name, panel in held_out.items() if name in names), HELD_OUT)
+    return [CORPUS_HERO, small, *CORPUS_PANELS] if "loss" in names else []
 
 
 def all_panels(rows: Sequence[Row]) -> list[Panel]:
@@ -129,8 +134,9 @@ def all_panels(rows: Sequence[Row]) -> list[Panel]:
         names = [name for name in names if name != "reflection"]  # toy chains have no words
     panels = [p for p in (*main_panels(rows), *MORE) if any(line.metric in names for line in p.lines)]
     drawn = {line.metric for panel in panels for line in panel.lines}
-    alone = (Panel(name.replace("_", " ").capitalize(), (Line(name),)) for name in names if name not in drawn)
-    return [*dict.fromkeys(panels), *alone]
+    alone = [name for name in names if name not in drawn]
+    more = (Panel(name.replace("_", " ").capitalize(), (Line(name, is_sparse=name.startswith("eval_")),)) for name in alone)
+    return [*dict.fromkeys(panels), *more]
 
 
 def smooth(values: Sequence[float]) -> list[float]:

@@ -33,7 +33,8 @@ def test_counts_add_up_over_texts_and_words_can_be_others() -> None:
 
 
 def test_the_metric_is_a_mean_over_completions() -> None:
-    groups = score_groups([[replace(made(PROBLEMS[0], "2"), text="wait, check"), made(PROBLEMS[0], "2")]], RewardConfig())
+    rollouts = [replace(made(PROBLEMS[0], "2"), text=text) for text in ("wait, check", "2")]
+    groups = score_groups([rollouts], RewardConfig())
     assert rollout_metrics(groups)["reflection"] == 1.0
     assert rollout_metrics(groups, ["check"])["reflection"] == 0.5
 

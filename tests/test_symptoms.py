@@ -1,19 +1,17 @@
 """Symptoms of every kind of stage: runs broken on purpose, some of them real ones, and healthy ones that must stay quiet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from farthing.config import Config, StageConfig, TrainConfig, load_recipe
-from farthing.config.stages import Leaves
-from farthing.doctor import Finding, diagnose, examine
+from farthing.config import load_recipe
+from farthing.doctor import diagnose
 from farthing.pipeline import run_recipe
-from farthing.symptoms.curves import StageCurves
 from tests.conftest import MICRO
 from tests.run_history import HEALTHY_BASE, HEALTHY_GRPO, TOML, Curve, RunHistory, levelling, ramp
-from tests.test_doctor import bad, base_run, check_knobs, grpo_run, only
+from tests.test_doctor import bad, check_knobs, grpo_run, only
 
 # mixtures and languages, in grpo ----------------------------------------------------------------------------------------
 
@@ -69,157 +67,165 @@ def test_chains_that_mix_languages(tmp_path: Path, mixed: Curve, severity: str) 
     assert all(f.knob == "--set r1_zero.reward.language=1" for f in found)
 
 
-def test_high_mixing_in_spite_of_its_reward_is_a_warning() -> None:
-    config: Any = Kind(kind="align", num_steps=60, optim={"learning_rate": 1e-4}, reward={"language": 0.5})
-    found = examine_curves(config, {"loss": ramp(1, 0.2), "mixed": ramp(0.5, 0.48)})
-    assert not bad(found), "only reinforcement learning is asked"
-    from farthing.symptoms.language import language_mixing
-
-    finding = language_mixing(curves_of(config, {"mixed": ramp(0.5, 0.48)}))
-    assert finding is not None
-    assert (finding.severity, finding.knob) == ("warning", "--set s.reward.language=1")
-    assert language_mixing(curves_of(config, {"mixed": ramp(0.6, 0.4)})) is None, "the reward is at work"
+def test_high_mixing_in_spite_of_its_reward_is_a_warning(tmp_path: Path) -> None:
+    rewarded = ["r1_zero.reward.language=0.5"]
+    finding = only(grpo_run(tmp_path / "a", rewarded, mixed=ramp(0.5, 0.48)), "warning", "in 48% of its chains")
+    assert finding.knob == "--set r1_zero.reward.language=1"
+    assert not bad(diagnose(grpo_run(tmp_path / "b", rewarded, mixed=ramp(0.6, 0.4)).dir)), "the reward is at work"
 
 
-# reward models ------------------------------------------------------------------------------------------------------------
+# other kinds of stages, written through the same code as real ones ------------------------------------------------------
+
+KINDS = """
+[stages.kept]
+kind = "rejection_sampling"
+num_steps = 3
+max_completion_tokens = 72
+tasks = [{ spec = "toy:running_total" }]
+[stages.tuned]
+kind = "sft"
+start_from = "base"
+num_steps = 60
+data = ["kept"]
+optim = { learning_rate = 1e-3 }
+[stages.helpful]
+kind = "reward_model"
+learns = "helpfulness"
+num_steps = 60
+data = [{ spec = "toy:general" }]
+optim = { learning_rate = 1e-4 }
+[stages.r1]
+kind = "align"
+num_steps = 60
+num_prompts = 8
+group_size = 4
+max_completion_tokens = 96
+tasks = [{ spec = "toy:running_total" }]
+helpfulness = { tasks = [{ spec = "toy:general" }], reward_model = "helpful" }
+optim = { learning_rate = 1e-4 }
+[stages.student]
+kind = "distill"
+method = "logits"
+start_from = "base"
+teacher = "r1"
+data = ["kept"]
+num_steps = 60
+optim = { learning_rate = 1e-4 }
+"""
 
 
-class Weights(Config):
-    language: float = 0.0
+def run_of(
+    folder: Path,
+    stage: str,
+    curves: Mapping[str, Curve],
+    held_out: tuple[float, float] | None = None,
+) -> RunHistory:
+    """Only `stage` was run: its steps, and the evaluations before and after it where there are any."""
+    history = RunHistory(folder, toml=TOML + KINDS)
+    history.start()
+    if held_out:
+        history.evaluation(stage, "before", held_out[0], seconds=1)
+    history.train(stage, curves)
+    if held_out:
+        history.evaluation(stage, "after", held_out[1], seconds=1)
+    history.finish(stage)
+    history.end()
+    return history
 
 
-class Kind(TrainConfig):
-    """A stage of any kind that trains, with a table more or less."""
-
-    kind: str
-    reward: Weights = Weights()
-    match_lengths: bool = True
+def late(start: float, end: float) -> Curve:
+    """From the middle of the stage, where preferences begin to count."""
+    return lambda x: start + (end - start) * max(0.0, 2 * x - 1)
 
 
-class Collecting(StageConfig):
-    """A stage that leaves samples."""
-
-    leaves: ClassVar[Leaves] = "data"
-    kind: str = "rejection_sampling"
-    group_size: int = 8
-    max_completion_tokens: int = 72
-
-
-def curves_of(config: StageConfig, curves: Mapping[str, Curve], evals: dict[str, Any] | None = None) -> StageCurves:
-    """60 steps of a stage called s."""
-    rows = [{"step": step, **{name: curve(step / 59) for name, curve in curves.items()}} for step in range(60)]
-    return StageCurves("s", config, rows, evals or {}, "fp32")
-
-
-def examine_curves(config: StageConfig, curves: Mapping[str, Curve], evals: dict[str, Any] | None = None) -> list[Finding]:
-    return examine(curves_of(config, curves, evals))
-
-
-def late(curve: Curve) -> Callable[[float], float]:
-    """From the middle on; a metric that begins there is logged from there."""
-    return lambda x: curve(max(0.0, 2 * x - 1))
-
-
-HACKED = {"helpfulness_score": ramp(0, 3), "helpfulness_accuracy": levelling(0.6, 0.62), "helpfulness_tokens": ramp(20, 22)}
+HONEST = {
+    **HEALTHY_GRPO,
+    "helpfulness_score": late(0, 3),
+    "helpfulness_accuracy": late(0.3, 0.8),
+    "helpfulness_tokens": late(20, 30),
+    "hacking": lambda x: 0.0,
+}
 
 
 @pytest.mark.parametrize(
     ("changed", "evidence"),
     [
-        ({"helpfulness_accuracy": ramp(0.6, 0.3)}, "helpfulness_score"),
-        ({"accuracy": lambda x: 0.62 - 0.15 * x, "format": ramp(0.95, 0.95)}, "accuracy 0.6"),
-        ({"helpfulness_tokens": ramp(20, 80)}, "helpfulness_tokens"),
-        ({"helpfulness_score": ramp(0, 0.1), "hacking": lambda x: float(x == 1.0)}, "1 alarm(s), first at step 59"),
+        ({"helpfulness_accuracy": late(0.6, 0.2)}, "helpfulness prompts: helpfulness score up by"),
+        ({"accuracy": late(0.62, 0.3), "format": ramp(0.9, 0.9)}, "helpfulness against reasoning"),
+        ({"helpfulness_tokens": late(20, 80), "helpfulness_accuracy": late(0.5, 0.5)}, "completions from 20"),
+        ({"hacking": lambda x: float(x == 1.0)}, "the watch saw it at 1 step(s), first at step 59"),
     ],
 )
 def test_a_tricked_reward_model(tmp_path: Path, changed: dict[str, Any], evidence: str) -> None:
-    finding = only(grpo_run(tmp_path, **{**HACKED, **changed}), "problem", "tricks its reward model")
+    findings = diagnose((history := run_of(tmp_path, "r1", {**HONEST, **changed})).dir)
+    finding = next(f for f in findings if "tricks its reward model" in f.what)
+    check_knobs(findings, history)
+    assert finding.severity == "problem"
     assert evidence in finding.evidence
+    assert finding.knob == "--set r1.preference_from=0.882"
 
 
 def test_a_score_that_rises_with_the_rule_is_quiet(tmp_path: Path) -> None:
-    honest: Any = HACKED | {
-        "helpfulness_accuracy": ramp(0.3, 0.6),
-        "helpfulness_tokens": ramp(20, 60),
-        "hacking": lambda x: 0.0,
-    }
-    assert not bad(diagnose(grpo_run(tmp_path, **honest).dir))
+    assert not bad(diagnose(run_of(tmp_path, "r1", HONEST).dir))
 
 
-REWARD_MODEL = Kind(kind="reward_model", num_steps=60, optim={"learning_rate": 1e-4})  # type: ignore[arg-type]
 LEARNED = {
     "loss": levelling(0.69, 0.3),
     "preference_accuracy": levelling(0.5, 0.85),
     "eval_preference_accuracy": ramp(0.6, 0.8),
+    "eval_length_correlation": ramp(0.0, 0.1),
 }
 
 
 @pytest.mark.parametrize(
-    ("changed", "words", "knob"),
+    ("changed", "severity", "words", "knob"),
     [
         (
             {"loss": ramp(0.69, 0.69), "eval_preference_accuracy": ramp(0.5, 0.51)},
+            "problem",
             "at chance",
-            "--set s.optim.learning_rate=0.0003",
+            "--set helpful.optim.learning_rate=0.0003",
         ),
-        ({"eval_length_correlation": ramp(0.1, 0.8)}, "measures length", "the shorter one"),
+        ({"eval_length_correlation": ramp(0.1, 0.8)}, "warning", "measures length", "the shorter one"),
     ],
 )
-def test_a_reward_model_that_measures_nothing_or_length(changed: dict[str, Any], words: str, knob: str) -> None:
-    (finding,) = bad(examine_curves(REWARD_MODEL, LEARNED | changed))
-    assert words in finding.what
-    assert knob in finding.knob
+def test_a_reward_model_that_measures_nothing_or_length(
+    tmp_path: Path, changed: dict[str, Any], severity: str, words: str, knob: str
+) -> None:
+    assert knob in only(run_of(tmp_path, "helpful", LEARNED | changed), severity, words).knob
 
 
-def test_a_reward_model_that_learned_is_quiet() -> None:
-    assert [f.severity for f in examine_curves(REWARD_MODEL, LEARNED | {"eval_length_correlation": ramp(0, 0.1)})] == ["ok"]
+def test_a_reward_model_that_learned_is_quiet(tmp_path: Path) -> None:
+    assert not bad(diagnose(run_of(tmp_path, "helpful", LEARNED).dir))
 
 
-# distillation -------------------------------------------------------------------------------------------------------------
-
-DISTILL = Kind(kind="distill", num_steps=60, optim={"learning_rate": 1e-4})  # type: ignore[arg-type]
 NEARER = {"loss": levelling(2.0, 0.4), "distill_kl": levelling(1.0, 0.1), "grad_norm": levelling(1, 0.5)}
 
 
-def held_out(before: float, after: float) -> dict[str, Any]:
-    return {"before": {"pass_at_1": before, "n": 64}, "after": {"pass_at_1": after, "n": 64}}
+@pytest.mark.parametrize(("end", "knob"), [(0.99, "0.0003"), (1.5, "3.33e-05")])
+def test_a_student_that_does_not_move(tmp_path: Path, end: float, knob: str) -> None:
+    still = NEARER | {"distill_kl": ramp(1.0, end), "loss": ramp(1.0, end)}
+    finding = only(run_of(tmp_path, "student", still, (0.1, 0.1)), "problem", "does not come nearer")
+    assert finding.knob == f"--set student.optim.learning_rate={knob}"
 
 
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"distill_kl": ramp(1.0, 0.99), "loss": ramp(1.0, 0.99)}, "does not come nearer"),
-        ({"distill_kl": ramp(1.0, 1.5), "loss": ramp(1.0, 1.5)}, "does not come nearer"),
-    ],
-)
-def test_a_student_that_does_not_move(changed: dict[str, Any], words: str) -> None:
-    (finding,) = bad(examine_curves(DISTILL, NEARER | changed, held_out(0.1, 0.1)))
-    assert words in finding.what
-    rises = changed["loss"](1.0) > 1
-    assert finding.knob == f"--set s.optim.learning_rate={'3.33e-05' if rises else '0.0003'}"
-
-
-def test_a_student_that_answers_no_better() -> None:
-    (finding,) = bad(examine_curves(DISTILL, NEARER, held_out(0.1, 0.11)))
-    assert "answers no better" in finding.what
+def test_a_student_that_answers_no_better(tmp_path: Path) -> None:
+    finding = only(run_of(tmp_path, "student", NEARER, (0.1, 0.11)), "warning", "answers no better")
     assert "10.0% -> 11.0%" in finding.evidence
 
 
-@pytest.mark.parametrize("evals", [held_out(0.1, 0.7), held_out(0.95, 0.95), {}])
-def test_a_student_that_learned_is_quiet(evals: dict[str, Any]) -> None:
-    assert [f.severity for f in examine_curves(DISTILL, NEARER, evals)] == ["ok"]
+@pytest.mark.parametrize("held_out", [(0.1, 0.7), (0.95, 0.95), None])
+def test_a_student_that_learned_or_has_nothing_to_learn_is_quiet(tmp_path: Path, held_out: tuple[float, float] | None) -> None:
+    assert not bad(diagnose(run_of(tmp_path / "a", "student", NEARER, held_out).dir))
     settled = NEARER | {"distill_kl": ramp(1e-4, 1e-4)}
-    assert not bad(examine_curves(DISTILL, settled, evals)), "nothing to learn is no symptom"
-
-
-# samples, documents, tables -------------------------------------------------------------------------------------------------
+    assert not bad(diagnose(run_of(tmp_path / "b", "student", settled, held_out).dir))
 
 
 @pytest.mark.parametrize(
     ("kept", "reasons", "severity", "knob"),
     [
-        (0.0, {"dropped_wrong": 244.0, "dropped_language": 12.0}, "problem", "--set s.group_size=32"),
-        (4.0, {"dropped_truncated": 252.0, "dropped_wrong": 0.0}, "warning", "--set s.max_completion_tokens=144"),
+        (0.0, {"dropped_wrong": 244.0, "dropped_language": 12.0}, "problem", "--set kept.group_size=32"),
+        (4.0, {"dropped_truncated": 252.0, "dropped_wrong": 0.0}, "warning", "--set kept.max_completion_tokens=144"),
         (4.0, {"dropped_language": 252.0}, "warning", "reward.language"),
         (4.0, {"dropped_paragraph": 252.0}, "warning", "loosen reward.readability"),
         (4.0, {"dropped_duplicate": 252.0}, "warning", "more problems"),
@@ -228,9 +234,13 @@ def test_a_student_that_learned_is_quiet(evals: dict[str, Any]) -> None:
         (4.0, {"dropped_wrong": 100.0, "dropped_enough": 152.0}, "ok", ""),
     ],
 )
-def test_what_is_kept_of_what_was_sampled(kept: float, reasons: dict[str, float], severity: str, knob: str) -> None:
-    rows: list[dict[str, Any]] = [{"step": step, "sampled": 256.0, "kept": kept, **reasons} for step in range(3)]
-    (finding,) = examine(StageCurves("s", Collecting(num_steps=3), rows, {}, "fp32"))
+def test_what_is_kept_of_what_was_sampled(
+    tmp_path: Path, kept: float, reasons: dict[str, float], severity: str, knob: str
+) -> None:
+    counts = {"sampled": 256.0, "kept": kept, **reasons}
+    history = run_of(tmp_path, "kept", {name: lambda x, count=count: count for name, count in counts.items()})  # type: ignore[misc]
+    finding = next(f for f in diagnose(history.dir) if f.what.startswith("kept"))
+    check_knobs([f for f in [finding] if f.knob.startswith("--set")], history)
     assert finding.severity == severity
     assert knob in finding.knob
     assert bool(knob) == bool(finding.knob)
@@ -238,12 +248,11 @@ def test_what_is_kept_of_what_was_sampled(kept: float, reasons: dict[str, float]
 
 
 def test_fine_tuning_by_heart(tmp_path: Path) -> None:
-    def turned(x: float) -> float:
-        return 1.0 - x if x < 0.5 else 0.5 + 0.4 * (x - 0.5)
-
-    finding = only(base_run(tmp_path, eval_loss=turned), "warning", "overfits")
-    assert "held-out loss 0.503 at step 30, 0.7 at step 59" in finding.evidence
-    assert finding.knob == "--set base.num_steps=31"
+    turned: Curve = lambda x: 1.0 - x if x < 0.5 else 0.5 + 0.4 * (x - 0.5)  # noqa: E731
+    finding = only(run_of(tmp_path, "tuned", HEALTHY_BASE | {"held_out_loss": turned}), "warning", "overfits")
+    assert "held-out loss 0.503 nats at step 30, 0.7 at step 59" in finding.evidence
+    assert finding.knob == "--set tuned.num_steps=31"
+    assert not bad(diagnose(run_of(tmp_path / "b", "tuned", HEALTHY_BASE | {"held_out_loss": levelling(3, 0.8)}).dir))
 
 
 def test_held_out_answers_that_get_worse(tmp_path: Path) -> None:

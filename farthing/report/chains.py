@@ -10,6 +10,7 @@ from farthing.summary import superseded
 SHOWN = {"before": 2, "training": 6, "after": 4}
 """Chains of a stage on the page, by when they were sampled."""
 SHOWN_OF_DATA = 6
+NEEDED = {"stage", "attempt", "step", "when", "question"}
 
 T = TypeVar("T")
 Chain = dict[str, Any]
@@ -32,8 +33,13 @@ def read_chains(run_dir: Path) -> dict[str, list[Chain]]:
     return {stage: sorted(kept.values(), key=_place) for stage, kept in stages.items()}
 
 
+def time_of(chain: Chain) -> str:
+    """before, training or after; an evaluation of several kinds of prompts says which behind it: after_helpfulness."""
+    return str(chain["when"]).partition("_")[0]
+
+
 def _place(chain: Chain) -> tuple[int, int]:
-    return list(SHOWN).index(chain["when"]), chain["step"]
+    return list(SHOWN).index(time_of(chain)), chain["step"]
 
 
 def _rows(path: Path) -> Iterator[Chain]:
@@ -45,13 +51,13 @@ def _rows(path: Path) -> Iterator[Chain]:
                 row = json.loads(line)
             except ValueError:
                 continue  # half a line: its step is done again
-            if isinstance(row, dict) and row.get("when") in SHOWN and {"stage", "attempt", "step", "question"} <= row.keys():
+            if isinstance(row, dict) and row.keys() >= NEEDED and time_of(row) in SHOWN:
                 yield row
 
 
 def choose(chains: Sequence[Chain]) -> list[Chain]:
     """Those to show, evenly spread within each time of sampling."""
-    return [c for when, count in SHOWN.items() for c in spread([c for c in chains if c["when"] == when], count)]
+    return [c for when, count in SHOWN.items() for c in spread([c for c in chains if time_of(c) == when], count)]
 
 
 def read_data(path: Path, total: int) -> list[Chain]:

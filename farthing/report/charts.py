@@ -135,6 +135,8 @@ def _set(panel: Panel, rows: Sequence[Row], axis: Axis, y: Scale, evals: Evaluat
     """Everything of a chart that depends on what it runs along."""
     x = Scale(0.0, axis.end, LEFT, width - RIGHT)
     at = ticks(0.0, x.high, MOST_X_TICKS if width == LARGE else MOST_X_TICKS - 2)
+    if axis.name == "steps":
+        at = [value for value in at if value == round(value)]
     marks = Markup().join(_x_text(x(v), HEIGHT - BOTTOM + 32, number(v, axis.unit, at)) for v in at)
     title = _x_text((LEFT + width - RIGHT) // 2, HEIGHT - 10, axis.title)
     lines = Markup().join(_line(line, rows, axis, x, y) for line in panel.lines)

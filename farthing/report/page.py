@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from farthing.report.axes import stage_places
 from farthing.report.chains import read_chains
 from farthing.report.stage_view import StageView, stage_view
 from farthing.report.tables import table_view
-from farthing.report.text import visible
+from farthing.report.text import FindSwitches, visible
 from farthing.report.words import words_view
 from farthing.rewards.language import language_switches
 from farthing.summary import curves, open_run, recipe_of, summarise_run
@@ -63,16 +64,17 @@ def _stages(run_dir: Path, recipe: Recipe, summary: Mapping[str, Any], chains: M
             list(steps.get(of_stage["name"], {}).values()),
             places.get(of_stage["name"], {}),
             chains.get(of_stage["name"], []),
-            partial(language_switches, target=target_language(recipe.stages[of_stage["name"]])),
+            switches_of(recipe.stages[of_stage["name"]]),
         )
         for of_stage in summary["stages"]
     ]
 
 
-def target_language(config: StageConfig) -> str:
-    """That its chains should be in; of a stage that has no say, the default."""
-    reward = getattr(config, "reward", None)
-    return reward.target_language if isinstance(reward, RewardConfig) else RewardConfig().target_language
+def switches_of(config: StageConfig) -> FindSwitches:
+    """As the stage's reward tells languages; by script alone where the package for more is not on this machine."""
+    reward: RewardConfig = getattr(config, "reward", RewardConfig())
+    identify = reward.identify_language and find_spec("py3langid") is not None
+    return partial(language_switches, target=reward.target_language, identify=identify)
 
 
 def _tables(run_dir: Path, recipe: Recipe) -> list[tuple[str, Path]]:

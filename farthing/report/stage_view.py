@@ -1,6 +1,5 @@
 """One stage of a run -> what the page shows of it: facts, charts, evaluations, chains, and the samples it kept."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,16 +10,16 @@ from markupsafe import Markup
 
 from farthing.config import Recipe, StageConfig
 from farthing.config.graph import SOURCE, inputs_of, model_input
-from farthing.files import read_json
 from farthing.panels import Panel, Row, all_panels, logged, main_panels, metric
 from farthing.report.axes import Place, axes
 from farthing.report.chains import Chain, choose, read_data
-from farthing.report.charts import COLOURS, chart, interval
+from farthing.report.charts import COLOURS, chart
+from farthing.report.figures import MEASURES, cells, drawn, figures
 from farthing.report.text import FindSwitches, chain, short
 from farthing.symptoms.curves import StageCurves, number
 
-ELSEWHERE = ("metrics", "eval", "file")
-"""Keys of result.json that the page shows in a way of their own."""
+ENDS = ("before", "after")
+"""Labels of the evaluations of a stage's main problems; others say their kind behind it."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,10 @@ class StageView:
     more: list[ChartView]
     ends: list[tuple[str, str, str, str]]
     """(metric, what it is, early, late)."""
-    evals: list[tuple[str, Mapping[str, Any], Markup]]
-    """(before or after, result, its interval drawn)."""
+    evals: list[tuple[str, Mapping[str, Any], Markup, list[str]]]
+    """(before or after, result, its interval drawn, a cell for each of `measures`)."""
+    measures: list[str]
+    """Headings of what the evaluations say beside pass@1."""
     figures: list[tuple[str, str]]
     """What else the stage says of its result: (name, value)."""
     chains: list[ChainView]
@@ -75,7 +76,7 @@ class StageView:
     @property
     def outcome(self) -> str:
         """In a line: what came of it."""
-        shares = [f"{result['pass_at_1']:.1%}" for _, result, _ in self.evals]
+        shares = [f"{result['pass_at_1']:.1%}" for when, result, *_ in self.evals if when in ENDS]
         if self.num_samples is not None:
             return f"{self.num_samples:,} samples kept"
         if shares:
@@ -98,9 +99,10 @@ def stage_view(
     config = recipe.stages[name]
     evals = {} if config.leaves == "table" else summary.get("eval", {})
     by_problems = {when: result for when, result in evals.items() if "pass_at_1" in result}
+    keys = [key for key in MEASURES if any(e.get(key) is not None for e in by_problems.values())]
     first = main_panels(rows)
-    of_hero = by_problems if "reward" in logged(rows) else {}
-    draw = partial(_chart, rows=rows, places=places, num_steps=config.num_steps)
+    of_hero = {when: e for when, e in by_problems.items() if when in ENDS} if "reward" in logged(rows) else {}
+    draw = partial(_chart, rows=rows, places=places, num_steps=summary["num_steps"])
     panels = [] if config.leaves == "table" else all_panels(rows)
     shown = [draw(p, evals=of_hero if p is first[0] else {}, is_large=p is first[0]) for p in first]
     file = Path(summary.get("file", ""))
@@ -114,28 +116,15 @@ def stage_view(
         charts=[c for c in shown if c.legend],
         more=[draw(p, evals={}, is_large=False) for p in panels if p not in first],
         ends=[] if config.leaves == "table" else _ends(name, config, rows),
-        evals=[(when, e, interval(e["ci95"][0], e["pass_at_1"], e["ci95"][1])) for when, e in by_problems.items()],
-        figures=_figures(run_dir / "stages" / name / "result.json", evals),
+        evals=[(when, e, drawn(e), cells(e, keys)) for when, e in by_problems.items()],
+        measures=[MEASURES[key][0] for key in keys],
+        figures=figures(run_dir / "stages" / name / "result.json", evals),
         chains=[chain_view(c, find_switches) for c in choose(chains)],
         num_chains=len(chains),
         samples=[chain_view(c, find_switches) for c in kept],
         num_samples=summary.get("num_samples"),
         file=file.name,
     )
-
-
-def _figures(path: Path, evals: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Of result.json, all but what the page has elsewhere; and evaluations that ask no problems, as of a reward model."""
-    result = read_json(path) if path.is_file() else {}
-    other = {f"{when}: {key}": value for when, e in evals.items() if "pass_at_1" not in e for key, value in e.items()}
-    more = {key: value for key, value in result.items() if key not in ELSEWHERE}
-    return [(key, figure(value)) for key, value in (result.get("metrics", {}) | other | more).items()]
-
-
-def figure(value: Any) -> str:
-    if isinstance(value, float | int) and not isinstance(value, bool):
-        return f"{value:,.6g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _chart(
@@ -182,6 +171,6 @@ def chain_view(row: Chain, find_switches: FindSwitches) -> ChainView:
 
 
 def _where(row: Chain) -> str:
-    if row.get("when") == "training":
-        return f"step {row['step'] + 1}"
-    return {"before": "before the first step", "after": "after the last step"}.get(str(row.get("when")), "")
+    time, _, kind = str(row.get("when", "")).partition("_")
+    words = {"before": "before the first step", "after": "after the last step", "training": f"step {row.get('step', 0) + 1}"}
+    return ", ".join(part for part in (words.get(time, ""), kind) if part)

@@ -7,17 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from farthing.ledger.statement import usd_short
-from farthing.report.charts import interval
-
-MEASURES: dict[str, tuple[str, str]] = {
-    "pass_at_8": ("pass@8", "{:.1%}"),
-    "format_only": ("well formed", "{:.1%}"),
-    "mixed": ("chains that mix languages", "{:.1%}"),
-    "language_consistency": ("words in the right language", "{:.1%}"),
-    "mean_completion_tokens": ("tokens a completion", "{:,.1f}"),
-    "n": ("problems", "{:,}"),
-}
-"""Beside pass@1: key -> (heading, format)."""
+from farthing.report.figures import MEASURES, cells, drawn
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ def _cell(result: Mapping[str, Any] | None, best: float) -> Cell | None:
     if result is None:
         return None
     share, (low, high) = result["pass_at_1"], result["ci95"]
-    return Cell(f"{share:.1%}", f"{low:.1%} to {high:.1%}", interval(low, share, high), share >= best)
+    return Cell(f"{share:.1%}", f"{low:.1%} to {high:.1%}", drawn(result), share >= best)
 
 
 def _suite(suite: str, rows: Sequence[Mapping[str, Any]]) -> SuiteView:
@@ -84,9 +74,4 @@ def _suite(suite: str, rows: Sequence[Mapping[str, Any]]) -> SuiteView:
     results = [(row["model"], row["suites"][suite]) for row in rows if suite in row["suites"]]
     keys = [key for key in MEASURES if any(result.get(key) is not None for _, result in results)]
     headings = [MEASURES[key][0] for key in keys]
-    return SuiteView(suite, headings, [(model, [_measure(result, key) for key in keys]) for model, result in results])
-
-
-def _measure(result: Mapping[str, Any], key: str) -> str:
-    value = result.get(key)
-    return "" if value is None else MEASURES[key][1].format(value)
+    return SuiteView(suite, headings, [(model, cells(result, keys)) for model, result in results])

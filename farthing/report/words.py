@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from farthing.reflection import REFLECTION_WORDS, count_words
-from farthing.report.chains import SHOWN, Chain
+from farthing.report.chains import SHOWN, Chain, time_of
 
 PARTS = 3
 """Training is split into as many parts."""
@@ -40,7 +40,7 @@ def _times(chains: Sequence[Chain]) -> Mapping[str, list[Chain]]:
     """Before, thirds of what was kept in training, after."""
     times: dict[str, list[Chain]] = {}
     for when in SHOWN:
-        mine = [c for c in chains if c["when"] == when]
+        mine = [c for c in chains if time_of(c) == when]
         if when != "training":
             times[when] = mine
             continue

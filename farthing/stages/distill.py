@@ -146,6 +146,7 @@ def sample(stage: Stage[DistillConfig], engine: Engine, stream: ProblemStream, s
         for r in (r for group in groups for r in group):
             if r.reward is not None:
                 stream.record(r.problem, r.reward.accuracy)
+    stage.keep_some(step, groups)
     run.log(**rollout_metrics(groups), rollout_tokens_per_s=tokens_out / spent.seconds)
     if stream.level is not None:
         run.log(level=stream.level)

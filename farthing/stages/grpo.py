@@ -42,8 +42,6 @@ from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 
 RlConfig = TypeVar("RlConfig", bound=GrpoConfig)
-KEEP_SAMPLES_AT, SAMPLES_A_TIME = 20, 2
-"""At about so many steps of the stage, so many rollouts go to samples.jsonl."""
 
 
 def train(stage: Stage[GrpoConfig]) -> None:
@@ -156,8 +154,7 @@ def log_step(
     run.waste("update", of=10**6, padding=round(metrics["padding"] * 10**6))
     with run.phase("reward"):
         measured = rollout_metrics(groups_P, config.reflection_words)
-    if is_due(step, max(1, config.num_steps // KEEP_SAMPLES_AT)):
-        stage.keep_samples("training", groups_P[:SAMPLES_A_TIME])
+    stage.keep_some(step, groups_P)
     run.log(reward=float(rewards_PG.mean()), flat_groups=float(is_flat(rewards_PG).float().mean()))
     run.log(**measured, **metrics, learning_rate=stage.learning_rate(step))
     run.log(staleness=step - max(r.completion.policy_version for group in groups_P for r in group))

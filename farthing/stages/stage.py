@@ -36,6 +36,8 @@ from farthing.tokenizer import Tokenizer
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 SAMPLES_KEPT = 8
 """Rollouts of each full evaluation that are kept to be read."""
+KEEP_AT, KEEP_A_TIME = 20, 2
+"""At about so many steps of a stage, so many of its training rollouts are."""
 
 
 class Stateful(Protocol):
@@ -194,6 +196,11 @@ class Stage(Generic[ConfigT]):
     def _completion_rules(self) -> tuple[int, tuple[str, ...], RewardConfig]:
         config: Any = self.config
         return config.max_completion_tokens, tuple(getattr(config, "stop", ())), config.reward
+
+    def keep_some(self, step: int, groups_P: Sequence[Group]) -> None:
+        """Of training, now and then."""
+        if is_due(step, max(1, self.config.num_steps // KEEP_AT)):
+            self.keep_samples("training", groups_P[:KEEP_A_TIME])
 
     def keep_samples(self, when: str, groups_P: Sequence[Group]) -> None:
         """The first rollout of each group goes to samples.jsonl: which ones are kept must not depend on how good they are."""

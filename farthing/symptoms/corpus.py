@@ -13,7 +13,7 @@ LOSS_RATIO = 0.95
 LOSS_REBOUND = 1.2
 BLOW_UP, BLOW_UP_NATS = 1.5, 0.5
 """Times where it began, and by so much at least: no healthy loss rises so far."""
-HELD_OUT_LOSSES = ("eval_loss", "held_out_bits_per_byte")
+HELD_OUT_LOSSES = ("held_out_loss", "held_out_bits_per_byte")
 EVAL_LOSS_RISE = 1.05
 """Times its least value: held-out loss then rises."""
 EVAL_FALL, MIN_EVALS = 0.15, 4
