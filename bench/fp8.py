@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace) -> Path:
 
 def variants() -> dict[str, list[str]]:
     """Name -> overrides; the first is what the others are held against."""
-    compute = best_precision()
+    compute = best_precision(torch.device("cpu"))
     return {
         compute: [f"precision={compute}"],
         "fp8": ["precision=fp8"],

@@ -37,7 +37,7 @@ def test_it_says_that_fp8_is_emulated_and_measures_the_peak_of_what_computes(sho
     run_dir, printed = short
     assert EMULATED in printed.replace("\n", " ")
     machine = json.loads((run_dir / "run.json").read_text())["machine"]
-    assert f"matmul_peak_flops_{compute_precision('fp8')}" in machine
+    assert f"matmul_peak_flops_{compute_precision('fp8', torch.device('cpu'))}" in machine
     assert not any("fp8" in key for key in machine)
 
 
