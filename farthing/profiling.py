@@ -133,9 +133,8 @@ def profile_recipe(
         run_dir = Path(scratch) / "run"
         with contextlib.suppress(_Enough):
             run_recipe(alone, run_dir, [watcher])
-        peak_flops = read_json(run_dir / "run.json")["machine"][
-            f"matmul_peak_flops_{compute_precision(precision, placement.device)}"
-        ]
+        compute = compute_precision(precision, placement.device)
+        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{compute}"]
         work = phase_work(run_dir, name, range(1, num_steps + 1))
         shape = stage_shape(alone, run_dir, name)
     if trace is not None:

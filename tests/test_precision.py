@@ -7,6 +7,7 @@ from torch import nn
 from farthing.config import load_recipe
 from farthing.models.fp8_linear import EMULATED, Fp8Weight
 from farthing.models.linear import Linear
+from farthing.placement import CPU
 from farthing.precision import (
     DTYPES,
     MasterWeights,

@@ -157,7 +157,8 @@ def renderer_for(recipe: Recipe, tokenizer: Tokenizer, is_ours: bool) -> Rendere
 
 
 def open_reward_model(run: Run, stage: str | None, folder: str, precision: Precision) -> tuple[RewardModel, Tokenizer]:
-    """What `stage` left, or else the model in `folder`, frozen, where the run computes. RunError where it is not the one that the stage wrote."""
+    """What `stage` left, or else the model in `folder`, frozen, where the run computes. RunError where it is not the one that
+    the stage wrote."""
     path = Path(folder) if stage is None else run.stage_dir(stage) / "model"
     tokenizer = Tokenizer.load(path)
     device = run.accelerator.device
