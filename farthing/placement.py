@@ -47,7 +47,7 @@ class Placement:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             # where an operator has no such kernel torch warns once and the last bits may differ
             torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def synchronise(self) -> None:
         """Waits until the device has done all it was given; CPUs always have."""

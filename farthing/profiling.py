@@ -12,7 +12,6 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
@@ -243,7 +242,7 @@ def phases(work: dict[str, dict[str, int]], num_steps: int, peak_flops: float) -
 def operators(profiled: Any) -> list[Operator]:
     """All operators of the profiled step, those with most time of their own first."""
     # kernels are listed a second time, as events of the GPU itself
-    events = [e for e in profiled.key_averages() if e.device_type == torch.autograd.DeviceType.CPU]
+    events = [e for e in profiled.key_averages() if e.device_type.name == "CPU"]
     rows = [(e.key, e.count, e.self_cpu_time_total / 1e6, e.self_device_time_total / 1e6) for e in events]
     counted = 3 if any(row[3] for row in rows) else 2
     total = sum(row[counted] for row in rows)

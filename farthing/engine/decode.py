@@ -105,7 +105,7 @@ def graph_capture() -> Capture:
 
     def capture(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         # the first runs make what later ones find (tables of angles, workspaces), which a graph must not
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
