@@ -17,10 +17,13 @@ from farthing.pipeline import run_recipe
 from farthing.placement import CPU, Placement
 from farthing.precision import Precision
 from farthing.stages.grpo import update
+from farthing.stages.reward_model import update as update_reward_model
+from farthing.stages.scoring import texts_of
 from tests.models.deepseek_shapes import tiny_model
 from tests.second_device import register
 from tests.stages.test_grpo_update import TOKENIZER, config, sampled, tiny
 from tests.stages.test_objective import WEIGHTS, gradients
+from tests.stages.test_reward_model import examples, scorer
 
 SECOND = Placement(register())
 TASKS = [{"spec": "toy:running_total", "config": {"min_terms": 2, "max_terms": 2}}]
@@ -130,6 +133,23 @@ def test_experts_latents_and_tokens_further_ahead_on_it(plain: None) -> None:
     assert (again.mtp_loss, again.balance_loss) == pytest.approx((tally.mtp_loss, tally.balance_loss), rel=1e-4)
     drafted = generate_ahead(model, TOKENIZER, prompts, [[1], [2]], params)[0]
     assert [[c.tokens for c in g] for g in drafted] == [[c.tokens for c in g] for g in completions]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learns", ["helpfulness", "harmlessness"])
+def test_a_reward_model_on_it(learns: str, plain: None) -> None:
+    found, moved = examples(learns, 4), []
+    for device in (CPU, SECOND.device):
+        judge = scorer(learns)
+        judge.model.to(device).init_head(7)
+        # a large eps keeps Adam linear in the gradient
+        tally, _ = update_reward_model(judge, Optimizer(judge.model, "fp32", eps=1e-2), found, 1e-2)
+        scores = judge.score(*texts_of(found)).values
+        moved.append((tally.loss, scores, [p.detach().cpu() for p in judge.model.parameters()]))
+    (loss, scores, here), (other_loss, other_scores, there) = moved
+    assert (other_loss, other_scores) == (pytest.approx(loss, rel=1e-4), pytest.approx(scores, abs=1e-4))
+    for a, b in zip(here, there, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kernels", [True, False])
