@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from farthing.placement import place
 from farthing.precision import DTYPES, Precision
 from farthing.probe import matmul_peak_flops
 
@@ -70,7 +71,7 @@ class Counted:
 def measure_limits(precision: Precision) -> Limits:
     """Half a second to a second; the better of two measurements at different times is nearer to the limit."""
     memory = torch.ones(READ_BYTES // 4)
-    return Limits(matmul_peak_flops(precision), READ_BYTES / _best(lambda: memory.sum(), 5))
+    return Limits(matmul_peak_flops(precision, place("cpu")), READ_BYTES / _best(lambda: memory.sum(), 5))
 
 
 def _best(work: Callable[[], object], repeats: int) -> float:

@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace) -> Path:
 
 def variants() -> dict[str, list[str]]:
     """Name -> overrides; the first is what the others are held against."""
-    compute, optim = best_precision(), load_recipe(RECIPE).stages["base"].optim
+    compute, optim = best_precision(torch.device("cpu")), load_recipe(RECIPE).stages["base"].optim
     without = f"precision={compute}"
     return {
         compute: [without],

@@ -15,6 +15,7 @@ from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
+from farthing.placement import CPU
 from farthing.precision import Precision, compute_dtype, set_precision
 from farthing.sources import source_model, use_threads
 from farthing.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ def measure(_args: argparse.Namespace) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("r1-zero-tiny", "r1-zero-smollm2"):
             for precision in get_args(Precision):
-                model, tokenizer = source_model(load_recipe(name).model, 0, Path(folder), compute_dtype(precision))
+                model, tokenizer = source_model(load_recipe(name).model, 0, Path(folder), compute_dtype(precision, CPU))
                 set_precision(model, precision)
                 mean, largest, count = gap(model, tokenizer)
                 target = "at most 1e-3 nats" if precision == "fp32" else "reported"

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 
 from farthing.checkpoint import CheckpointStore, load_state
-from farthing.config import PromptConfig, Recipe
+from farthing.config import AcceleratorChoice, PromptConfig, Recipe
 from farthing.engine.engine import Engine
 from farthing.errors import ModelError
 from farthing.models.decoder import Decoder
+from farthing.placement import place
 from farthing.precision import compute_dtype, resolve_precision, set_precision
 from farthing.renderer import Renderer
 from farthing.sources import open_folder, starting_model
@@ -29,25 +30,25 @@ class Artefact(NamedTuple):
         return Engine(self.model, self.renderer.tokenizer, num_slots)
 
 
-def open_artefact(path: Path) -> Artefact:
-    """ModelError where `path` is none of the three."""
-    path = path.resolve()
+def open_artefact(path: Path, accelerator: AcceleratorChoice = "auto") -> Artefact:
+    """The model on `accelerator`. ModelError where `path` is none of the three."""
+    path, device = path.resolve(), place(accelerator).device
     if (path / "run.json").is_file():
-        return _from_run(path)
+        return _from_run(path, device)
     if (path / "manifest.json").is_file():
         run_dir = path.parents[2]
-        return _from_checkpoint(path, recipe_of(run_dir), path.parent.name, run_dir)
+        return _from_checkpoint(path, recipe_of(run_dir), path.parent.name, run_dir, device)
     if (path / "config.json").is_file():
         model, tokenizer = open_folder(path, torch.float32)
         recipe, stage = _origin(path)
-        return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
+        return Artefact(model.to(device), _renderer(tokenizer, recipe), recipe, stage)
     raise ModelError(
         f"{path} is no model: expected a run directory (run.json), a checkpoint (manifest.json) or a Hugging Face "
         "folder (config.json). See your runs with `farthing runs`"
     )
 
 
-def _from_run(run_dir: Path) -> Artefact:
+def _from_run(run_dir: Path, device: torch.device) -> Artefact:
     """The newest checkpoint of the stage in progress, else the model of the last stage that is done."""
     recipe = recipe_of(run_dir)
     for stage in reversed(recipe.stages):
@@ -55,22 +56,22 @@ def _from_run(run_dir: Path) -> Artefact:
             continue
         folder = run_dir / "stages" / stage / "model"
         if folder.is_dir():
-            precision = resolve_precision(recipe.precision)
-            model, tokenizer = open_folder(folder, compute_dtype(precision))
-            set_precision(model, precision)
+            precision = resolve_precision(recipe.precision, device)
+            model, tokenizer = open_folder(folder, compute_dtype(precision, device))
+            set_precision(model.to(device), precision)
             return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
         newest = CheckpointStore(run_dir / "checkpoints" / stage, 1, False, lambda _: None).newest()
         if newest is not None:
-            return _from_checkpoint(newest, recipe, stage, run_dir)
+            return _from_checkpoint(newest, recipe, stage, run_dir, device)
     raise ModelError(f"{run_dir} has no weights yet: no stage is done and there is no checkpoint; let it run on")
 
 
-def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path) -> Artefact:
+def _from_checkpoint(path: Path, recipe: Recipe, stage: str, run_dir: Path, device: torch.device) -> Artefact:
     if recipe.stages[stage].leaves != "model":
         raise ModelError(f"{path} is of stage {stage}, which leaves no model but a {recipe.stages[stage].leaves}; name another")
     model, tokenizer = starting_model(recipe, run_dir, stage, torch.float32)
     model.load_state_dict(load_state(path)["optimizer"]["masters"], strict=False)
-    set_precision(model, resolve_precision(recipe.precision))
+    set_precision(model.to(device), resolve_precision(recipe.precision, device))
     return Artefact(model, _renderer(tokenizer, recipe), recipe, stage)
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -46,6 +46,10 @@ def boot_id() -> str:
 
 def num_logical_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _nothing_to_wait_for() -> None:
+    """On a CPU what was called is done."""
 
 
 @dataclass
@@ -109,6 +113,9 @@ class PhaseClock:
         self.usd = Decimal(0)
         self.stage_usd: dict[str, Decimal] = {}
         self.stage_held_ns: dict[str, int] = {}
+        self.settle: Callable[[], None] = _nothing_to_wait_for
+        """Called where one phase gives way to another. An accelerator works on after Python has moved on: unless it is waited
+        for here, its time lands in the phase that first reads a result."""
         self._heartbeat = heartbeat
         self._meter = meter
         self._phases = ["setup"]
@@ -125,6 +132,7 @@ class PhaseClock:
     @contextmanager
     def phase(self, name: str) -> Iterator[Slice]:
         """Everything inside is held for `name`; an inner phase interrupts the outer one. Yields the running slice."""
+        self.settle()
         with self._lock:
             self._credit()
             self._phases.append(name)
@@ -132,6 +140,7 @@ class PhaseClock:
         spent = Slice()
         try:
             yield spent
+            self.settle()
         finally:
             with self._lock:
                 self._credit()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from farthing.artefact import Artefact, open_artefact
-from farthing.config import AskingStage, RewardConfig, TaskConfig
+from farthing.config import AcceleratorChoice, AskingStage, RewardConfig, TaskConfig
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import RecipeError
 from farthing.eval.evaluate import EvalResult, evaluate
@@ -25,9 +25,10 @@ def evaluate_model(
     max_tokens: int | None,
     extract: str | None,
     seed: int,
+    accelerator: AcceleratorChoice = "auto",
 ) -> EvalResult:
     """What is not given comes from the run the model is from, and has defaults where it is from none."""
-    artefact = open_artefact(path)
+    artefact = open_artefact(path, accelerator)
     stage = _stage_of(artefact)
     if not tasks and (stage is None or not stage.tasks):
         why = "comes from no run" if stage is None else "was trained without tasks"

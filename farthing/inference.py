@@ -6,18 +6,27 @@ from typing import Any
 from rich.console import Console
 
 from farthing.artefact import Artefact, open_artefact
+from farthing.config import AcceleratorChoice
 from farthing.engine.sampler import SamplingParams
 from farthing.rollout import rollout_seed
 
 
 def complete(
-    model: Path, prompt: str, samples: int, temperature: float, top_p: float, max_tokens: int, seed: int, raw: bool = False
+    model: Path,
+    prompt: str,
+    samples: int,
+    temperature: float,
+    top_p: float,
+    max_tokens: int,
+    seed: int,
+    raw: bool = False,
+    accelerator: AcceleratorChoice = "auto",
 ) -> list[dict[str, Any]]:
     """Completions of one prompt as dictionaries: text, stop_reason, num_tokens, logprob (sum, nats).
 
     `raw`: the prompt is no question to put into the model's template, but the text to go on from.
     """
-    artefact = open_artefact(model)
+    artefact = open_artefact(model, accelerator)
     tokens = artefact.renderer.tokenizer.encode(prompt) if raw else artefact.renderer.prompt_tokens(prompt)
     params = SamplingParams(temperature, top_p, 0, max_tokens)
     seeds = [rollout_seed("generate", seed, i) for i in range(samples)]
@@ -34,9 +43,11 @@ def complete(
     ]
 
 
-def chat_loop(model: Path, temperature: float, max_tokens: int, console: Console) -> None:
+def chat_loop(
+    model: Path, temperature: float, max_tokens: int, console: Console, accelerator: AcceleratorChoice = "auto"
+) -> None:
     """Reads a line, answers it, keeps the conversation where the model has a chat template."""
-    artefact = open_artefact(model)
+    artefact = open_artefact(model, accelerator)
     engine = artefact.engine(1)
     messages: list[dict[str, str]] = []
     turn = 0

@@ -35,6 +35,7 @@ METRICS: dict[str, Metric] = {
     "train_tokens_per_s": Metric("tokens/s", "trained tokens (prompts included) per second of the update phase"),
     "mfu": Metric("share", "model FLOPs of the update phase / (measured matmul peak x its seconds)"),
     "step_time": Metric("s", "wall time of the step, evaluation included, its checkpoint not"),
+    "peak_memory": Metric("GiB", "most memory held so far in this attempt: by torch on the GPU, or by the process on a CPU"),
     "usd": Metric("USD", "cost of the run so far, this attempt included"),
     "budget": Metric("share", "used of the budget that is nearest to its end, where the recipe sets one"),
     "eval_accuracy": Metric("share", "quick held-out evaluation: mean accuracy"),

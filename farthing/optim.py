@@ -107,7 +107,8 @@ class Optimizer:
             self._fused(params, list(grads.values()), means, squares, steps, learning_rate, weight_decay)
             return
         for param, grad, mean, square, step in zip(params, grads.values(), means, squares, steps, strict=True):
-            flat = (torch.split(x.view(-1), WIDEN_AT_ONCE) for x in (param, grad.contiguous(), mean, square))
+            at_once = WIDEN_AT_ONCE if param.device.type == "cpu" else param.numel()
+            flat = (torch.split(x.view(-1), at_once) for x in (param, grad.contiguous(), mean, square))
             for p, g, m, s in zip(*flat, strict=True):
                 mean32, square32 = m.float(), s.float()
                 self._fused([p], [g], [mean32], [square32], [step], learning_rate, weight_decay)

@@ -15,6 +15,7 @@ from farthing.manifest import step_of
 from farthing.models import fused
 from farthing.models.fp8_linear import EMULATED, has_fp8_products
 from farthing.origin import cpu_name
+from farthing.placement import Placement, place, price_note
 from farthing.precision import Precision, compute_dtype, compute_precision, resolve_precision
 from farthing.probe import matmul_peak_flops
 from farthing.renderer import Renderer
@@ -48,10 +49,18 @@ TRAIN: dict[str, Callable[[Stage[Any]], None]] = {
 """Kind of stage -> its loop."""
 
 
-def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher], only: str = "", again_from: str = "") -> None:
+def run_recipe(
+    recipe: Recipe,
+    run_dir: Path,
+    watchers: list[Watcher],
+    only: str = "",
+    again_from: str = "",
+    placement: Placement | None = None,
+) -> None:
     """Runs, or goes on with, the stages of `recipe` in `run_dir`; what is done and has not changed is not touched.
 
     `only`: this stage alone. `again_from`: this stage and all that depend on it, whether or not they changed.
+    `placement`: where to compute; by default where the recipe's accelerator is.
     """
     if not recipe.runnable:
         raise RecipeError(
@@ -59,10 +68,14 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher], only: str
             f"`farthing run {recipe.name} --dry-run`, or extend it in a recipe of your own with runnable = true"
         )
     use_threads(recipe.threads)
-    with Run(run_dir, recipe, watchers) as run:
+    placement = placement or place(recipe.accelerator, recipe.device)
+    placement.prepare()
+    with Run(run_dir, recipe, watchers, placement) as run:
         plan = plan_stages(recipe, run_dir, only, again_from)
-        precision = resolve_precision(recipe.precision)
-        compute = compute_precision(precision)
+        precision = resolve_precision(recipe.precision, placement.device)
+        compute = compute_precision(precision, placement.device)
+        if note := price_note(placement, recipe.device):
+            run.message(note)
         run.open_attempt(*progress(run, recipe, plan))
         with run.phase("setup"):
             check_inputs(recipe)
@@ -70,9 +83,10 @@ def run_recipe(recipe: Recipe, run_dir: Path, watchers: list[Watcher], only: str
             run.same_inputs(input_digests(recipe))
             kernels = "built" if fused.library() is not None else "plain PyTorch"
             run.same_machine(cpu=cpu_name(), kernels=kernels, precision=compute, threads=torch.get_num_threads())
-            peak_flops = run.machine_fact(f"matmul_peak_flops_{compute}", lambda: matmul_peak_flops(compute))
-            run.note_device(cpu_name(), peak_flops, f"measured: {compute} matrix product")
-            if precision == "fp8" and not has_fp8_products(torch.device("cpu")):
+            run.same_machine(accelerator=placement.name)
+            peak_flops = run.machine_fact(f"matmul_peak_flops_{compute}", lambda: matmul_peak_flops(compute, placement))
+            run.note_device(placement.name, peak_flops, f"measured: {compute} matrix product")
+            if precision == "fp8" and not has_fp8_products(placement.device):
                 run.message(EMULATED)
         remember_forced(recipe, run_dir, again_from)
         for planned in plan:
@@ -93,7 +107,9 @@ def _run_stage(run: Run, planned: Planned, precision: Precision, peak_flops: flo
         run.open_stage(name, planned.key)
         start = model_input(recipe.stages, name)
         if start == OWN:
-            model, tokenizer = starting_model(recipe, run.dir, name, compute_dtype(precision))
+            device = run.accelerator.device
+            model, tokenizer = starting_model(recipe, run.dir, name, compute_dtype(precision, device))
+            model.to(device)
         else:
             model, tokenizer = open_input(run, start, precision)
         renderer = Renderer(tokenizer, recipe.prompt.template, recipe.prompt.instruction, recipe.prompt.prefill)

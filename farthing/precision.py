@@ -21,28 +21,30 @@ Precision = Literal[Compute, "fp8"]
 DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def best_precision() -> Compute:
-    """bf16 on CPUs that multiply it faster than fp32 (AMX), else fp32."""
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+def best_precision(device: torch.device) -> Compute:
+    """bf16 on GPUs that have it (Ampere on) and on CPUs that multiply it faster than fp32 (AMX), else fp32."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def resolve_precision(choice: PrecisionChoice) -> Precision:
-    return best_precision() if choice == "auto" else choice
+def resolve_precision(choice: PrecisionChoice, device: torch.device) -> Precision:
+    return best_precision(device) if choice == "auto" else choice
 
 
-def compute_precision(precision: Precision) -> Compute:
-    """Of weights and activations. Beside fp8 products that is the machine's best: bf16 without hardware for it takes
+def compute_precision(precision: Precision, device: torch.device) -> Compute:
+    """Of weights and activations. Beside fp8 products that is the device's best: bf16 without hardware for it takes
     hundreds of times as long as fp32."""
-    return best_precision() if precision == "fp8" else precision
+    return best_precision(device) if precision == "fp8" else precision
 
 
-def compute_dtype(precision: Precision) -> torch.dtype:
-    return DTYPES[compute_precision(precision)]
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    return DTYPES[compute_precision(precision, device)]
 
 
 def set_precision(model: nn.Module, precision: Precision) -> None:
-    """Casts the weights to the type of compute, and says how linear layers multiply."""
-    model.to(compute_dtype(precision))
+    """Casts the weights to the type of compute where they are, and says how linear layers multiply."""
+    model.to(compute_dtype(precision, next(model.parameters()).device))
     use_fp8(model, precision == "fp8")
 
 
@@ -53,7 +55,7 @@ class MasterWeights:
         self._module = model
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         owned = dict(model.named_parameters())
-        is_rounded = compute_precision(precision) == "bf16"
+        is_rounded = compute_precision(precision, next(model.parameters()).device) == "bf16"
         self._masters = [owned[name].detach().float() for name in self.names] if is_rounded else None
         set_precision(model, precision)
         self._module_params = [owned[name] for name in self.names]

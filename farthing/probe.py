@@ -21,37 +21,44 @@ from farthing.models.decoder import Decoder
 from farthing.models.fp8_linear import EMULATED, has_fp8_products
 from farthing.models.head import completion_logprobs
 from farthing.models.shape import ModelShape
+from farthing.placement import Placement, place
 from farthing.precision import DTYPES, Compute, compute_dtype, resolve_precision, set_precision
 from farthing.renderer import Renderer
+from farthing.run import Accelerator
 from farthing.sources import source_model, use_threads
 from farthing.tasks.stream import ProblemStream
 
 _SIZE = 2048
+_GPU_SIZE = 8192
+"""A smaller product is over before a large GPU is busy."""
 _REPEATS, _ENOUGH_S = 5, 0.5
 PROBE_NEW_TOKENS = 16
 PROBE_SLOTS = 64
 
 
-def matmul_peak_flops(compute: Compute) -> float:
+def matmul_peak_flops(compute: Compute, placement: Placement) -> float:
     """FLOP/s of a large square matmul, the best of a few; on a slow machine of two, so that no start waits for it."""
-    a = torch.randn(_SIZE, _SIZE).to(DTYPES[compute])
+    size = _GPU_SIZE if placement.device.type == "cuda" else _SIZE
+    a = torch.randn(size, size, device=placement.device).to(DTYPES[compute])
     times: list[float] = []
     while len(times) < 2 or (len(times) < _REPEATS and sum(times) < _ENOUGH_S):
-        started = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - started)
-    return 2 * _SIZE**3 / min(times)
+        times.append(seconds(lambda: a @ a, placement))
+    return 2 * size**3 / min(times)
 
 
-def read_bandwidth_bytes(size_bytes: int = 256 << 20) -> float:
+def read_bandwidth_bytes(placement: Placement, size_bytes: int = 256 << 20) -> float:
     """Bytes per second of reading a tensor larger than the caches, the best of three."""
-    values = torch.ones(size_bytes // 4)
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        values.sum()
-        times.append(time.perf_counter() - started)
-    return values.numel() * 4 / min(times)
+    values = torch.ones(size_bytes // 4, device=placement.device)
+    return values.numel() * 4 / min(seconds(values.sum, placement) for _ in range(3))
+
+
+def seconds(work: Callable[[], object], placement: Accelerator) -> float:
+    """Time of `work`, from an idle device until it is done."""
+    placement.synchronise()
+    started = time.perf_counter()
+    work()
+    placement.synchronise()
+    return time.perf_counter() - started
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,13 @@ def probed_stage(recipe: Recipe) -> StageConfig:
 def probe_speed(recipe: Recipe) -> Speed:
     """Samples and trains a little with the recipe's real model and prompts; nothing of it is kept."""
     use_threads(recipe.threads)
-    precision = resolve_precision(recipe.precision)
+    placement = place(recipe.accelerator, recipe.device)
+    device = placement.device
+    precision = resolve_precision(recipe.precision, device)
     config: Any = probed_stage(recipe)
     with TemporaryDirectory() as scratch:
-        model, tokenizer = source_model(recipe.model, recipe.seed, Path(scratch), compute_dtype(precision))
-        set_precision(model, precision)
+        model, tokenizer = source_model(recipe.model, recipe.seed, Path(scratch), compute_dtype(precision, device))
+        set_precision(model.to(device), precision)
         prompt = recipe.prompt
         renderer = Renderer(tokenizer, prompt.template, prompt.instruction, prompt.prefill)
         if config.tasks:
@@ -106,7 +115,7 @@ def probe_speed(recipe: Recipe) -> Speed:
         engine = Engine(model, tokenizer, PROBE_SLOTS)
         params = SamplingParams(max_tokens=PROBE_NEW_TOKENS, ignore_eos=True)
         seeds = [[4 * i + k for k in range(4)] for i in range(len(prompts))]
-        sampling_s = _best_of_two(lambda: engine.generate(prompts, seeds, params))
+        sampling_s = _best_of_two(lambda: engine.generate(prompts, seeds, params), placement)
         length = config.max_completion_tokens
         count = max(1, config.max_microbatch_tokens // (len(prompts[0]) + length))
         if max(map(len, prompts)) + length > model.shape.max_positions:
@@ -115,8 +124,8 @@ def probe_speed(recipe: Recipe) -> Speed:
                 f"{model.shape.max_positions} positions"
             )
         rows = [Row([*p, *([tokenizer.eos_id] * length)], len(p)) for p in (prompts * count)[:count]]
-        training_s = _best_of_two(lambda: _train_once(model, rows, config.max_microbatch_tokens))
-    is_emulated = precision == "fp8" and not has_fp8_products(model.embed.weight.device)
+        training_s = _best_of_two(lambda: _train_once(model, rows, config.max_microbatch_tokens), placement)
+    is_emulated = precision == "fp8" and not has_fp8_products(device)
     mean_prompt = fmean(len(p) for p in prompts)
     return Speed(
         shape=model.shape,
@@ -126,11 +135,11 @@ def probe_speed(recipe: Recipe) -> Speed:
         document_tokens=mean_prompt + length / 2
         if config.tasks
         else getattr(config, "window_tokens", None) or model.shape.max_positions,
-        bytes_per_weight=compute_dtype(precision).itemsize,
+        bytes_per_weight=compute_dtype(precision, device).itemsize,
         rounded_bytes_per_weight=(4 if is_emulated else 1) if precision == "fp8" else 0,
         num_devices=1,
         assumptions=[
-            f"speed probed on this machine just now, {precision}: {PROBE_SLOTS} completions of {PROBE_NEW_TOKENS} tokens, "
+            f"speed probed just now on {placement.name}, {precision}: {PROBE_SLOTS} completions of {PROBE_NEW_TOKENS} tokens, "
             "and one microbatch forward and backward; a busy machine makes it pessimistic",
             "every completion taken at its longest allowed; real ones are mostly shorter",
             *([EMULATED] if is_emulated else []),
@@ -145,13 +154,8 @@ def _train_once(model: Decoder, rows: list[Row], max_tokens: int) -> None:
     model.zero_grad()
 
 
-def _best_of_two(work: Callable[[], object]) -> float:
-    times = []
-    for _ in range(2):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
+def _best_of_two(work: Callable[[], object], placement: Placement) -> float:
+    return min(seconds(work, placement) for _ in range(2))
 
 
 ASSUMED_MFU = 0.3

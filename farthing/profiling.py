@@ -5,8 +5,6 @@ whose own cost (often a third) therefore stays out of the phases. No evaluations
 """
 
 import contextlib
-import resource
-import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +32,7 @@ from farthing.files import read_json
 from farthing.ledger.entries import Ledger
 from farthing.models.shape import ModelShape
 from farthing.pipeline import run_recipe
+from farthing.placement import Placement, place
 from farthing.precision import compute_dtype, compute_precision, resolve_precision
 from farthing.probe import read_bandwidth_bytes
 from farthing.run import Metrics
@@ -59,7 +58,10 @@ class Operator:
     calls: int
     self_cpu_s: float
     """In the one profiled step, without what it called."""
+    self_gpu_s: float
+    """Of the kernels that it launched; 0 on a CPU."""
     share: float
+    """Of the step's seconds on the GPU where there are any, else of those on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,11 @@ class _Enough(Exception):
 class _Profiler:
     """Watches a run: step 0 warms up, `num_steps` are timed, the next one is profiled."""
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, num_steps: int, placement: Placement) -> None:
         self.num_steps = num_steps
         self.metrics: list[Metrics] = []
-        self.torch = profile(activities=[ProfilerActivity.CPU])
+        on_gpu = [ProfilerActivity.CUDA] if placement.device.type == "cuda" else []
+        self.torch = profile(activities=[ProfilerActivity.CPU, *on_gpu])
 
     def on_stage(self, stage: str, config: StageConfig, first_step: int) -> None:
         """Nothing is known yet."""
@@ -123,12 +126,14 @@ def profile_recipe(
     """
     alone = only_stage(recipe, stage, num_steps, base, of_run)
     name, config = next(iter(alone.stages.items()))
-    precision, watcher = resolve_precision(recipe.precision), _Profiler(num_steps)
+    placement = place(recipe.accelerator, recipe.device)
+    precision, watcher = resolve_precision(recipe.precision, placement.device), _Profiler(num_steps, placement)
     with TemporaryDirectory() as scratch:
         run_dir = Path(scratch) / "run"
         with contextlib.suppress(_Enough):
             run_recipe(alone, run_dir, [watcher])
-        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{compute_precision(precision)}"]
+        compute = compute_precision(precision, placement.device)
+        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{compute}"]
         work = phase_work(run_dir, name, range(1, num_steps + 1))
         shape = stage_shape(alone, run_dir, name)
     if trace is not None:
@@ -136,10 +141,10 @@ def profile_recipe(
         watcher.torch.export_chrome_trace(str(trace))
     step_s = fmean(m["step_time"] for m in watcher.metrics)
     flops = sum(w["model_flops"] for w in work.values()) / num_steps
-    bandwidth = read_bandwidth_bytes()
+    bandwidth = read_bandwidth_bytes(placement)
     read = None
     if isinstance(config, GrpoConfig | CollectConfig) or (isinstance(config, DistillConfig) and config.method == "on_policy"):
-        width = compute_dtype(precision).itemsize
+        width = compute_dtype(precision, placement.device).itemsize
         sampled = work["rollout"]
         read = rollout_bytes(shape, config, sampled["tokens_in"] / num_steps, sampled["tokens_out"] / num_steps, width)
     return StepProfile(
@@ -156,7 +161,7 @@ def profile_recipe(
         read_bandwidth_bytes_per_s=bandwidth,
         padding=_mean(watcher.metrics, "padding"),
         completion_tokens=_mean(watcher.metrics, "completion_tokens"),
-        peak_memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30,
+        peak_memory_gib=placement.peak_memory_gib(),
     )
 
 
@@ -236,10 +241,13 @@ def phases(work: dict[str, dict[str, int]], num_steps: int, peak_flops: float) -
 
 def operators(profiled: Any) -> list[Operator]:
     """All operators of the profiled step, those with most time of their own first."""
-    rows = [(e.key, e.count, e.self_cpu_time_total / 1e6) for e in profiled.key_averages()]
-    total = sum(seconds for _, _, seconds in rows)
-    rows.sort(key=lambda row: -row[2])
-    return [Operator(name, calls, seconds, seconds / total) for name, calls, seconds in rows]
+    # kernels are listed a second time, as events of the GPU itself
+    events = [e for e in profiled.key_averages() if e.device_type.name == "CPU"]
+    rows = [(e.key, e.count, e.self_cpu_time_total / 1e6, e.self_device_time_total / 1e6) for e in events]
+    counted = 3 if any(row[3] for row in rows) else 2
+    total = sum(row[counted] for row in rows)
+    rows.sort(key=lambda row: -row[counted])
+    return [Operator(*row, share=row[counted] / total) for row in rows]
 
 
 def rollout_bytes(
@@ -268,7 +276,8 @@ def render(found: StepProfile, console: Console) -> None:
     console.print(table)
     table = Table("operator (one profiled step)", "calls", "own seconds", "share", box=None)
     for operator in found.operators[:OPERATORS_SHOWN]:
-        table.add_row(operator.name[:48], f"{operator.calls:,}", f"{operator.self_cpu_s:.3f}", f"{operator.share:.1%}")
+        seconds = operator.self_gpu_s or operator.self_cpu_s
+        table.add_row(operator.name[:48], f"{operator.calls:,}", f"{seconds:.3f}", f"{operator.share:.1%}")
     console.print(table)
     lines = [f"MFU {found.mfu:.1%} of the {found.matmul_peak_flops / 1e9:,.0f} GFLOP/s that a large matmul reaches here"]
     if found.rollout_bytes is not None and found.rollout_bandwidth_share is not None:

@@ -101,11 +101,11 @@ def score_groups(groups_P: Sequence[Group], config: RewardConfig) -> list[Group]
 
 
 def reward_values(groups_P: Sequence[Group], max_tokens: int, overlong_buffer: int) -> Tensor:
-    """fp32 rewards [P, G], with DAPO's length penalty where a buffer is given."""
+    """fp32 rewards [P, G], on the CPU where they come from, with DAPO's length penalty where a buffer is given."""
     values = [[r.reward.value for r in group if r.reward is not None] for group in groups_P]
-    rewards_PG = torch.tensor(values, dtype=torch.float32)
+    rewards_PG = torch.tensor(values, dtype=torch.float32, device="cpu")
     if overlong_buffer:
-        num_tokens_PG = torch.tensor([[r.num_tokens for r in group] for group in groups_P])
+        num_tokens_PG = torch.tensor([[r.num_tokens for r in group] for group in groups_P], device="cpu")
         rewards_PG = rewards_PG + overlong_penalty(num_tokens_PG, max_tokens, overlong_buffer)
     return rewards_PG
 

@@ -78,11 +78,22 @@ class Watcher(Protocol):
     def on_message(self, text: str) -> None: ...
 
 
+class Accelerator(Protocol):
+    """Where a run computes: `placement.Placement`, known here by what is asked of it, for runs load without torch."""
+
+    @property
+    def device(self) -> Any: ...
+    def synchronise(self) -> None: ...
+    def peak_memory_gib(self) -> float: ...
+    def rng_state(self) -> dict[str, Any]: ...
+    def set_rng_state(self, state: dict[str, Any]) -> None: ...
+
+
 class Run:
     """One process life (attempt) on a run directory. Use as a context manager; leaving it closes the attempt."""
 
-    def __init__(self, run_dir: Path, recipe: Recipe, watchers: list[Watcher]) -> None:
-        self.dir, self.recipe, self.watchers = run_dir, recipe, watchers
+    def __init__(self, run_dir: Path, recipe: Recipe, watchers: list[Watcher], accelerator: Accelerator) -> None:
+        self.dir, self.recipe, self.watchers, self.accelerator = run_dir, recipe, watchers, accelerator
         self.stage = ""
         self.info: dict[str, Any] = {}
         self._lock_file: IO[str] | None = None
@@ -112,6 +123,7 @@ class Run:
         self._before: Totals = self.ledger.totals()
         age_ns = process_age_ns()
         self._clock = PhaseClock(self.ledger, self.attempt, self.price, self.dir / "heartbeat.json", age_ns, find_meter())
+        self._clock.settle = self.accelerator.synchronise
         self._budget = Budget(self.recipe, self.recipe.stages)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._old_handlers[number] = signal.signal(number, self._on_signal)
@@ -344,6 +356,7 @@ class Run:
         self._clock.flush()
         step_time = (self._clock.elapsed_ns() - self._step_began_ns) / 1e9
         metrics = self._step_metrics | {"step_time": step_time, "usd": float(self.usd)}
+        metrics["peak_memory"] = self.accelerator.peak_memory_gib()
         used = self._used(self.stage)
         if used:
             metrics["budget"] = max(share for _, share in used)

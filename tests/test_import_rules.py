@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "reflection",
         "rerun",
     ),
-    ("data", "tasks", "tokenizer", "renderer", "models", "rewards", "advantage", "loss", "optim", "precision"),
+    ("data", "tasks", "tokenizer", "renderer", "models", "rewards", "advantage", "loss", "optim", "precision", "placement"),
     ("engine", "checkpoint", "sources", "endpoint"),
     ("rollout", "eval", "run", "clock", "attempt", "budget", "energy", "probe", "bought"),
     ("stages", "pipeline", "inputs"),

@@ -7,6 +7,7 @@ from torch import nn
 from farthing.config import load_recipe
 from farthing.models.fp8_linear import EMULATED, Fp8Weight
 from farthing.models.linear import Linear
+from farthing.placement import CPU
 from farthing.precision import (
     DTYPES,
     MasterWeights,
@@ -93,14 +94,14 @@ def test_a_model_loaded_in_bf16_can_be_trained_in_fp32_and_bf16() -> None:
 
 
 def test_the_best_precision_is_one_we_have() -> None:
-    assert best_precision() in DTYPES
+    assert best_precision(CPU) in DTYPES
 
 
 def test_fp8_is_a_choice_and_all_else_is_computed_as_the_machine_does_it_best() -> None:
-    assert resolve_precision("fp8") == "fp8"
-    assert resolve_precision("auto") == best_precision(), "nobody gets fp8 unasked"
-    assert compute_precision("fp8") == best_precision()
-    assert compute_dtype("fp8") == DTYPES[best_precision()]
+    assert resolve_precision("fp8", CPU) == "fp8"
+    assert resolve_precision("auto", CPU) == best_precision(CPU), "nobody gets fp8 unasked"
+    assert compute_precision("fp8", CPU) == best_precision(CPU)
+    assert compute_dtype("fp8", CPU) == DTYPES[best_precision(CPU)]
 
 
 def test_in_fp8_the_masters_are_those_of_the_type_of_compute_and_linear_layers_multiply_in_it() -> None:
@@ -109,7 +110,7 @@ def test_in_fp8_the_masters_are_those_of_the_type_of_compute_and_linear_layers_m
     linear = model[0]
     assert isinstance(linear, Linear)
     assert isinstance(linear.packed, Fp8Weight)
-    assert linear.weight.dtype == compute_dtype("fp8")
+    assert linear.weight.dtype == compute_dtype("fp8", CPU)
     assert all(p.dtype == torch.float32 for p in masters.params)
     assert masters.names == ["0.weight", "0.bias", "1.weight"]
 
@@ -117,5 +118,5 @@ def test_in_fp8_the_masters_are_those_of_the_type_of_compute_and_linear_layers_m
 def test_a_forecast_counts_the_rounded_copy_and_says_that_it_is_emulated() -> None:
     speed = probe_speed(load_recipe(str(MICRO), ["precision=fp8"]))
     assert speed.rounded_bytes_per_weight == 4
-    assert speed.bytes_per_weight == compute_dtype("fp8").itemsize
+    assert speed.bytes_per_weight == compute_dtype("fp8", CPU).itemsize
     assert EMULATED in speed.assumptions

@@ -24,7 +24,7 @@ def main() -> None:
     import_gguf(smollm2_gguf(), folder / "model")
     path = folder / "model" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": NEVER_SAMPLED}))
-    VERIFIERS["gym"] = lambda answer, _problem: reward_of(answer)
+    VERIFIERS.update(dict.fromkeys(VERIFIERS, lambda answer, _problem: reward_of(answer)))
     recipe = load_recipe("r1-zero-smollm2", [f"model.source={folder / 'model'}", *settings])
     run_recipe(recipe, folder / "run", [PlainLines(lambda text: print(text, file=sys.stderr, flush=True))])
 

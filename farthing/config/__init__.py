@@ -43,7 +43,7 @@ from farthing.config.preference import (
     RewardModelConfig,
     ScenarioConfig,
 )
-from farthing.config.recipe import HardwareConfig, PrecisionChoice, Recipe
+from farthing.config.recipe import AcceleratorChoice, HardwareConfig, PrecisionChoice, Recipe
 from farthing.config.stages import (
     BatchRampConfig,
     CorpusStageConfig,
@@ -57,12 +57,12 @@ from farthing.config.stages import (
 )
 
 __all__ = [
-    "AlignConfig", "AnyStage", "AskedConfig", "AskingStage", "BatchRampConfig", "BudgetConfig", "CheckpointConfig",
-    "ColdStartConfig", "CollectConfig", "Config", "CorpusStageConfig", "DistillConfig", "EndpointConfig",
+    "AcceleratorChoice", "AlignConfig", "AnyStage", "AskedConfig", "AskingStage", "BatchRampConfig", "BudgetConfig",
+    "CheckpointConfig", "ColdStartConfig", "CollectConfig", "Config", "CorpusStageConfig", "DistillConfig", "EndpointConfig",
     "EndpointPriceConfig", "EvalConfig", "EvaluateConfig", "ExampleConfig", "ExpertsConfig", "GeneralConfig", "GrpoConfig",
     "HackingConfig", "HardwareConfig", "JudgeConfig", "JudgedConfig", "ModelConfig", "MomentsChoice", "MtpConfig",
     "OptimConfig", "PrecisionChoice", "PreferenceSource", "PretrainConfig", "PromptConfig", "ReadabilityConfig", "Recipe",
     "RejectionSamplingConfig", "RewardConfig", "RewardModelConfig", "ScenarioConfig", "SftConfig", "ShapeConfig",
-    "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TeacherConfig", "TokenizerConfig", "TrainConfig",
-    "V3Schedule", "WsdSchedule", "load_recipe", "parse_recipe", "shipped_recipes",
+    "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TeacherConfig", "TokenizerConfig", "TrainConfig", "V3Schedule",
+    "WsdSchedule", "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

@@ -14,6 +14,9 @@ from farthing.config.parts import BudgetConfig
 from farthing.models.shape import ModelShape
 
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp8"]
+AcceleratorChoice = Literal["auto", "cpu", "cuda", "mps"]
+LOCAL_CPU = "local-cpu"
+"""Price of the machine farthing runs on, without any GPU."""
 
 
 class HardwareConfig(Config):
@@ -41,8 +44,10 @@ class Recipe(BudgetConfig):
     precision: PrecisionChoice = "auto"
     """Of weights in compute; masters are fp32 always. auto: bf16 where the hardware is faster at it. fp8: linear layers
     multiply as in DeepSeek-V3's training, all else is as with auto; emulated, and slower, where the hardware has none."""
-    device: str = "local-cpu"
-    """Key of the price book's record for what the run holds."""
+    accelerator: AcceleratorChoice = "auto"
+    """What computes. auto: a CUDA GPU where there is one and `device` is not "local-cpu", else the CPU; never mps (Apple)."""
+    device: str = LOCAL_CPU
+    """Key of the price book's record for what the run holds; a GPU needs its own, such as "h100-80gb"."""
     storage: str = "storage/local-disk"
     """Key of the price book's record for what keeps the run directory, by the GB-month."""
     project: str = ""
@@ -55,6 +60,15 @@ class Recipe(BudgetConfig):
     planned_shape: ModelShape | None = None
     """The model's shape where its weights are not at hand."""
     stages: Annotated[dict[str, AnyStage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _gpu_has_its_price(self) -> "Recipe":
+        if self.accelerator == "cuda" and self.device == LOCAL_CPU:
+            raise ValueError(
+                f'accelerator = "cuda" with device = "{LOCAL_CPU}" would charge a GPU as a laptop; set device to the key of '
+                "its price, such as h100-80gb (`farthing prices` lists them; your own go into prices.toml)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _stages_fit_together(self) -> "Recipe":

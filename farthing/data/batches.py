@@ -9,7 +9,7 @@ Shapes: S flat tokens, R tokens that carry loss, B rows of the batch, T the most
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,16 @@ class Microbatch:
     """Tokens in the flat row, without its padding."""
     num_context_tokens: int
     """Over all of them, how many tokens each attends to: what attention's FLOPs are counted from."""
+
+    def to(self, device: torch.device) -> "Microbatch":
+        """Laid out on the CPU, it goes to the model's device when its turn comes: a step's microbatches are never all there."""
+        if self.tokens_1S.device == device:
+            return self
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return replace(self, attend=self.attend.to(device), **moved)
+
+
+_TENSORS = ("tokens_1S", "positions_1S", "sources_R", "targets_R", "loss_mask_BT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,24 +153,25 @@ def _collate(rows: Sequence[Row], units: Sequence[_Unit]) -> Microbatch:
     padding = [0] * (num_flat - len(tokens))
     children = [[len(rows[i].tokens) - 1 - u.root for i in u.rows] if u.is_group else [] for u in units]
     chosen = [i for unit in units for i in unit.rows]
-    counts = torch.tensor([len(rows[i].tokens) - max(rows[i].num_prompt, 1) for i in chosen])
+    counts = torch.tensor([len(rows[i].tokens) - max(rows[i].num_prompt, 1) for i in chosen], device="cpu")
     return Microbatch(
         rows=chosen,
-        tokens_1S=torch.tensor([tokens + padding]),
-        positions_1S=torch.tensor([positions + padding]),
+        tokens_1S=torch.tensor([tokens + padding], device="cpu"),
+        positions_1S=torch.tensor([positions + padding], device="cpu"),
         attend=pack_attention([u.root for u in units], children, num_flat, ROUND_TOKENS),
-        sources_R=torch.tensor(sources),
-        targets_R=torch.tensor(targets),
-        loss_mask_BT=torch.arange(int(counts.max())) < counts[:, None],
+        sources_R=torch.tensor(sources, device="cpu"),
+        targets_R=torch.tensor(targets, device="cpu"),
+        loss_mask_BT=torch.arange(int(counts.max()), device="cpu") < counts[:, None],
         num_tokens=len(tokens),
         num_context_tokens=contexts,
     )
 
 
 def lay_out(values: Sequence[Sequence[float]], batch: Microbatch) -> Tensor:
-    """Per-token values of each completion -> fp32 [B, T], where the loss mask has that completion's tokens."""
-    flat = torch.tensor([v for i in batch.rows for v in values[i]], dtype=torch.float32)
-    return torch.zeros(batch.loss_mask_BT.shape).masked_scatter(batch.loss_mask_BT, flat)
+    """Per-token values of each completion -> fp32 [B, T] on the batch's device, where the loss mask has its tokens."""
+    device = batch.loss_mask_BT.device
+    flat = torch.tensor([v for i in batch.rows for v in values[i]], dtype=torch.float32, device=device)
+    return torch.zeros(batch.loss_mask_BT.shape, device=device).masked_scatter(batch.loss_mask_BT, flat)
 
 
 def padding_share(batches: Sequence[Microbatch]) -> float:

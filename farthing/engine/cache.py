@@ -85,7 +85,9 @@ class KVCache:
             members.setdefault(key, []).append(slot)
         slots = [slot for found in members.values() for slot in found]
         firsts = [0, *itertools.accumulate(len(found) for found in members.values())]
-        return torch.tensor(slots), torch.tensor(firsts), torch.tensor([length for _, length in members])
+        lengths = [length for _, length in members]
+        slots_S, firsts_G, lengths_G = (torch.tensor(x, device="cpu") for x in (slots, firsts, lengths))
+        return slots_S, firsts_G, lengths_G
 
     def __call__(self, layer: int, q_S1NH: Tensor, k_S1KH: Tensor, v_S1KH: Tensor) -> Tensor:
         """Writes the new keys and values, then attends; the query heads of one KV head form the query axis."""

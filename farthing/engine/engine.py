@@ -14,13 +14,12 @@ from torch import Tensor
 
 from farthing.data.batches import ROUND_ROWS, ROUND_TOKENS, round_up
 from farthing.engine.cache import KVCache, Prefill, PromptCache
+from farthing.engine.decode import Capture, DecodeStep, Rounding, cuda_graphs
 from farthing.engine.sampler import Sampled, SamplingParams, sample
 from farthing.engine.scheduler import Request, Scheduler
 from farthing.errors import RecipeError
 from farthing.models.decoder import Decoder
 from farthing.tokenizer import Tokenizer
-
-ROUND_SLOTS = 8
 
 
 class StopReason(StrEnum):
@@ -50,10 +49,13 @@ class Completion:
 class Engine:
     """Generates for one model. `num_slots` sequences are in flight at most; the cache grows to the longest request."""
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, num_slots: int = 64) -> None:
+    def __init__(self, model: Decoder, tokenizer: Tokenizer, num_slots: int = 64, capture: Capture | None = None) -> None:
+        """`capture` is how decode steps are recorded and replayed; by default CUDA graphs where the model is on CUDA."""
         self.model, self.tokenizer, self.num_slots = model, tokenizer, num_slots
         self.policy_version = 0
-        self._cache: KVCache | None = None
+        self._capture = capture or cuda_graphs(model)
+        self.rounding = Rounding(is_coarse=self._capture is not None)
+        self._decode: DecodeStep | None = None
 
     @torch.inference_mode()
     def generate(
@@ -66,23 +68,25 @@ class Engine:
         self.model.pack_weights()
         # rounded up, so that how many positions a decode step reads, and how its sums round, depends on this call alone
         # and not on what the cache once held: a resumed attempt starts with an empty one
-        longest = round_up(max(len(p) for p in prompts) + params.max_tokens, ROUND_TOKENS)
+        longest = self.rounding.positions(max(len(p) for p in prompts) + params.max_tokens)
         num_slots = min(self.num_slots, sum(len(s) for s in seeds))
-        batch = _Batch(self, self._cache_for(num_slots, longest), num_slots, params)
+        batch = _Batch(self, self._step_for(num_slots, longest), num_slots, params)
         requests = [Request(i, prompt, list(s)) for i, (prompt, s) in enumerate(zip(prompts, seeds, strict=True))]
         return batch.run(requests)
 
     def rest(self) -> None:
         """Gives back the memory that only generation needs, for an update to use; the next `generate` takes it anew."""
-        self._cache = None
+        if self._decode is not None and not self._decode.is_worth_keeping:
+            self._decode = None
         self.model.drop_packed()
 
-    def _cache_for(self, num_slots: int, num_positions: int) -> KVCache:
-        cache, weight = self._cache, self.model.embed.weight
-        fits = cache is not None and cache.num_slots >= num_slots and cache.num_positions >= num_positions
-        if cache is None or not fits or cache.kv.dtype != weight.dtype or cache.kv.device != weight.device:
-            self._cache = cache = KVCache(self.model.shape, num_slots, num_positions, weight)
-        return cache
+    def _step_for(self, num_slots: int, num_positions: int) -> DecodeStep:
+        """The decode step, with a cache that holds so much."""
+        if self._decode is None or not self._decode.fits(self.model, num_slots, num_positions):
+            self._decode = None  # its cache goes before the new one comes
+            cache = KVCache(self.model.shape, num_slots, num_positions, self.model.embed.weight)
+            self._decode = DecodeStep(self.model, cache, self._capture)
+        return self._decode
 
     def _check_lengths(self, prompts: Sequence[list[int]], params: SamplingParams) -> None:
         for prompt in prompts:
@@ -98,8 +102,9 @@ class Engine:
 class _Batch:
     """One `generate` call: what is in flight, slot by slot."""
 
-    def __init__(self, engine: Engine, cache: KVCache, num_slots: int, params: SamplingParams) -> None:
-        self.model, self.tokenizer, self.params, self.cache = engine.model, engine.tokenizer, params, cache
+    def __init__(self, engine: Engine, step: DecodeStep, num_slots: int, params: SamplingParams) -> None:
+        self.model, self.tokenizer, self.params = engine.model, engine.tokenizer, params
+        self.step, self.cache, self.rounding = step, step.cache, engine.rounding
         self.policy_version = engine.policy_version
         self.scheduler = Scheduler(num_slots)
         self.device = engine.model.embed.weight.device
@@ -173,13 +178,12 @@ class _Batch:
         slots = self.slot_index[:num_active]
         num_sampled = self.num_sampled_S[:num_active]
         # a few idle slots may ride along, so that the matmuls see few different shapes (see data/batches.py)
-        riding = min(round_up(num_active, ROUND_SLOTS), self.scheduler.num_slots)
+        riding = self.rounding.slots(num_active, self.scheduler.num_slots)
         positions = (self.prompt_length_S[:riding] + self.num_sampled_S[:riding] - 1).clamp_(min=0)
         positions[num_active:] = 0
-        self.cache.begin_step(positions, round_up(int(positions.max()) + 1, ROUND_TOKENS))
         last_tokens = self.tokens_ST[:riding].gather(1, (self.num_sampled_S[:riding] - 1).clamp_(min=0)[:, None])
-        hidden = self.model(last_tokens, positions[:, None], self.cache)
-        logits = self.model.logits(hidden[:, 0])[:num_active]
+        longest = self.rounding.positions(int(positions.max()) + 1)
+        logits = self.step(last_tokens.squeeze(1), positions, longest)[:num_active]
         self._record(slots, sample(logits, self.params, self.seeds_S[:num_active], num_sampled))
         self._finish()
 

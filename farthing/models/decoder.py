@@ -82,7 +82,8 @@ class Decoder(nn.Module):
         x_BTD = self.embed(tokens_BT)
         for layer in self.layers:
             if self.recompute_activations and torch.is_grad_enabled():
-                x_BTD = checkpoint(layer, x_BTD, rope, attend, routing, use_reentrant=False)
+                # a layer draws no random numbers, so their state need not be kept
+                x_BTD = checkpoint(layer, x_BTD, rope, attend, routing, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_BTD = layer(x_BTD, rope, attend, routing)
         hidden_BTD: Tensor = self.norm(x_BTD)

@@ -75,7 +75,7 @@ def decode_attention(
 def sample_rows(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """One token a row from softmax(logits / temperature) at the row's uniform number -> int64 tokens, fp32 logprobs, [B]."""
     logits_BV, rows = logits_BV.contiguous(), len(logits_BV)
-    tokens_B, logprobs_B = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
+    tokens_B, logprobs_B = torch.empty(rows, dtype=torch.int64, device="cpu"), uniforms_B.new_empty(rows)
     scale = ctypes.c_float(1 / temperature)
     _call("sample", logits_BV, logits_BV, uniforms_B, tokens_B, logprobs_B, rows, logits_BV.shape[1], scale)
     return tokens_B, logprobs_B
@@ -84,7 +84,7 @@ def sample_rows(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tu
 def round_blocks(x: Tensor, block: tuple[int, int], power_of_two: bool) -> Tensor:
     """`models.fp8.round_blocks` of [..., rows, columns]; fp32. No gradient."""
     x = x.contiguous()
-    out = torch.empty(x.shape, dtype=torch.float32)
+    out = torch.empty(x.shape, dtype=torch.float32, device="cpu")
     rows, columns = x.shape[-2:]
     _call("round_blocks", x, x, out, x.numel() // max(rows * columns, 1), rows, columns, *block, int(power_of_two))
     return out
@@ -102,7 +102,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         y = torch.empty_like(x)
-        rstd = torch.empty(x.shape[:-1], dtype=torch.float32)
+        rstd = torch.empty(x.shape[:-1], dtype=torch.float32, device="cpu")
         width = x.shape[-1]
         _call("rmsnorm_forward", x, x, weight, y, rstd, x.numel() // width, width, ctypes.c_float(eps))
         ctx.save_for_backward(x, weight, rstd)
@@ -113,7 +113,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, rstd = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x, width, threads = torch.empty_like(x), x.shape[-1], torch.get_num_threads()
-        grad_weight = torch.zeros(threads, width)
+        grad_weight = torch.zeros(threads, width, device="cpu")
         rows = x.numel() // width
         _call("rmsnorm_backward", x, grad, x, weight, rstd, grad_x, grad_weight, rows, width, threads)
         return grad_x, grad_weight.sum(0).to(weight.dtype), None
@@ -156,7 +156,7 @@ def _rotated(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, sign: float) -> T
     row_is_dense = x_BTNH.stride(3) == 1 and x_BTNH.stride(2) == width
     if not row_is_dense or x_BTNH.stride(0) != tokens * x_BTNH.stride(1):
         x_BTNH = x_BTNH.contiguous()
-    y = torch.empty(x_BTNH.shape, dtype=x_BTNH.dtype)
+    y = torch.empty(x_BTNH.shape, dtype=x_BTNH.dtype, device="cpu")
     periods = cos_BTH.shape[0] * cos_BTH.shape[1]
     sizes = (batch * tokens, heads, width, x_BTNH.stride(1), periods)
     _call("rotate", x_BTNH, x_BTNH, cos_BTH, sin_BTH, y, *sizes, ctypes.c_float(sign))
@@ -169,7 +169,7 @@ class _AttendSegments(torch.autograd.Function):
         q, k, v = (_dense_heads(x) for x in (q, k, v))
         # places of the row that no segment holds are written by nobody
         out = q.new_zeros(*q.shape[:2], v.shape[2])
-        log_sums = torch.empty(q.shape[:2], dtype=torch.float32)
+        log_sums = torch.empty(q.shape[:2], dtype=torch.float32, device="cpu")
         rows = (q, q.stride(0), k, k.stride(0), v, v.stride(0))
         sizes = (q.shape[1], k.shape[1], q.shape[2], v.shape[2], starts, lengths, firsts, len(firsts) - 1)
         scale = ctypes.c_float(q.shape[2] ** -0.5)
@@ -180,7 +180,7 @@ class _AttendSegments(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, log_sums, starts, lengths, firsts = ctx.saved_tensors
-        grads = [torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v)]
+        grads = [x.new_zeros(x.shape) for x in (q, k, v)]
         rows = (q, q.stride(0), k, k.stride(0), v, v.stride(0), out, grad.contiguous())
         sizes = (q.shape[1], k.shape[1], q.shape[2], v.shape[2], starts, lengths, firsts, len(firsts) - 1)
         _call("segments_backward", q, *rows, log_sums, *grads, *sizes, ctypes.c_float(q.shape[2] ** -0.5))

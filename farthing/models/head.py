@@ -32,7 +32,11 @@ def token_logprobs(model: Decoder, hidden_RD: Tensor, targets_R: Tensor, tempera
 
 
 def completion_logprobs(model: Decoder, batch: Microbatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Forward pass of a microbatch -> logprobs and entropies of the tokens that carry loss, [B, T], zero elsewhere."""
+    """Forward pass of a microbatch -> logprobs and entropies of the tokens that carry loss, [B, T], zero elsewhere.
+
+    Both are on the model's device, wherever the batch is.
+    """
+    batch = batch.to(model.embed.weight.device)
     hidden_SD = model(batch.tokens_1S, batch.positions_1S, batch.attend).squeeze(0)
     logprobs_R, entropy_R = source_logprobs(model, hidden_SD, batch.sources_R, batch.targets_R, temperature)
     zeros_BT = torch.zeros(batch.loss_mask_BT.shape, device=hidden_SD.device)

@@ -9,7 +9,7 @@ of a child, N query heads, K key/value heads, H head width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,11 @@ class PackedAttention:
     """[C, 1, 1, 1, W, U + W] bool: what a child's token may not see."""
     segments: tuple[Tensor, Tensor, Tensor]
     """For the CPU kernel: starts and lengths of all segments in the flat row, and which of them are the roots, with the end."""
+
+    def to(self, device: torch.device) -> "PackedAttention":
+        """`segments` stay: only the CPU's kernel reads them."""
+        moved = {name: getattr(self, name).to(device) for name in ("index", "inverse", "hidden")}
+        return replace(self, **moved)
 
     def __call__(self, layer: int, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
         """[1, T, ., .] -> [1, T, N, width of v]."""
@@ -92,7 +97,7 @@ class _Reorder(torch.autograd.Function):
 
 
 def pack_attention(roots: Sequence[int], children: Sequence[Sequence[int]], num_flat: int, round_to: int) -> PackedAttention:
-    """The layout of segments that lie in the flat row one after another: each root, then its children.
+    """The layout, on the CPU, of segments that lie in the flat row one after another: each root, then its children.
 
     `roots` are lengths; `children[r]` the lengths of root r's children, roots that have any before those that have none.
     `num_flat` must exceed the tokens, so that padding has a place of its own; block widths are multiples of `round_to`.
@@ -103,9 +108,9 @@ def pack_attention(roots: Sequence[int], children: Sequence[Sequence[int]], num_
     group = max((len(lengths) for lengths in children), default=0)
     child_width = -(-longest // round_to) * round_to
     num_root_places = len(roots) * width
-    index = torch.full((num_root_places + num_parents * group * child_width,), num_flat - 1)
-    inverse = torch.zeros(num_flat, dtype=torch.int64)
-    hidden = torch.ones(num_parents, child_width, width + child_width, dtype=torch.bool)
+    index = torch.full((num_root_places + num_parents * group * child_width,), num_flat - 1, device="cpu")
+    inverse = torch.zeros(num_flat, dtype=torch.int64, device="cpu")
+    hidden = torch.ones(num_parents, child_width, width + child_width, dtype=torch.bool, device="cpu")
     at = 0
     starts: list[int] = []
     lengths: list[int] = []
@@ -115,8 +120,8 @@ def pack_attention(roots: Sequence[int], children: Sequence[Sequence[int]], num_
         nonlocal at
         starts.append(at)
         lengths.append(length)
-        index[first : first + length] = torch.arange(at, at + length)
-        inverse[at : at + length] = torch.arange(first, first + length)
+        index[first : first + length] = torch.arange(at, at + length, device="cpu")
+        inverse[at : at + length] = torch.arange(first, first + length, device="cpu")
         at += length
 
     for r, length in enumerate(roots):
@@ -126,7 +131,8 @@ def pack_attention(roots: Sequence[int], children: Sequence[Sequence[int]], num_
             place(num_root_places + (r * group + g) * child_width, child_length)
     for r in range(num_parents):
         hidden[r, :, : roots[r]] = False
-    hidden[:, :, width:] = torch.ones(child_width, child_width, dtype=torch.bool).triu_(1)
+    hidden[:, :, width:] = torch.ones(child_width, child_width, dtype=torch.bool, device="cpu").triu_(1)
+    segments = (torch.tensor(x, device="cpu") for x in (starts, lengths, [*firsts, len(starts)]))
     return PackedAttention(
         roots=(len(roots), width),
         children=(num_parents, group, child_width),
@@ -134,5 +140,5 @@ def pack_attention(roots: Sequence[int], children: Sequence[Sequence[int]], num_
         inverse=inverse,
         num_tokens=at,
         hidden=hidden.view(num_parents, 1, 1, 1, child_width, width + child_width),
-        segments=(torch.tensor(starts), torch.tensor(lengths), torch.tensor([*firsts, len(starts)])),
+        segments=(next(segments), next(segments), next(segments)),
     )

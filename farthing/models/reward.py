@@ -48,11 +48,13 @@ class RewardModel(nn.Module):
     def init_head(self, seed: int) -> None:
         """Scores of about unit size, as in Stiennon et al., appendix B.2: Normal(0, 1 / sqrt(D + 1))."""
         generator = torch.Generator().manual_seed(seed)
+        drawn = torch.empty_like(self.score.weight, device="cpu", requires_grad=False)
         with torch.no_grad():
-            self.score.weight.normal_(0.0, (self.decoder.shape.width + 1) ** -0.5, generator=generator)
+            self.score.weight.copy_(drawn.normal_(0.0, (self.decoder.shape.width + 1) ** -0.5, generator=generator))
 
     def forward(self, batch: Microbatch) -> Tensor:
         """fp32 scores [B], in the order of `batch.rows`. Every row ends with a token that is not seen (see `scoring.py`)."""
+        batch = batch.to(self.score.weight.device)
         hidden_SD = self.decoder(batch.tokens_1S, batch.positions_1S, batch.attend).squeeze(0)
         ends_B = batch.loss_mask_BT.sum(dim=1).cumsum(0) - 1
         last_BD = hidden_SD.index_select(0, batch.sources_R[ends_B])

@@ -9,15 +9,16 @@ from farthing.models.shape import ModelShape, RopeScaling, YarnScaling
 
 
 def rope_table(shape: ModelShape) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position and frequency, each fp32 [max_positions, rope_width / 2]."""
-    angle = torch.outer(torch.arange(shape.max_positions, dtype=torch.float32), rope_frequency(shape))
+    """cos and sin of every position and frequency, each fp32 [max_positions, rope_width / 2]; on the CPU, for all alike."""
+    positions = torch.arange(shape.max_positions, dtype=torch.float32, device="cpu")
+    angle = torch.outer(positions, rope_frequency(shape))
     scale = yarn_rotation_scale(shape.rope_scaling) if isinstance(shape.rope_scaling, YarnScaling) else 1.0
     return angle.cos().mul_(scale), angle.sin().mul_(scale)
 
 
 def rope_frequency(shape: ModelShape) -> Tensor:
     """Radians per position of each pair, fp32 [rope_width / 2], scaling applied."""
-    exponent = torch.arange(0, shape.rope_width, 2, dtype=torch.float32) / shape.rope_width
+    exponent = torch.arange(0, shape.rope_width, 2, dtype=torch.float32, device="cpu") / shape.rope_width
     frequency = 1.0 / shape.rope_theta**exponent
     if isinstance(shape.rope_scaling, YarnScaling):
         return _interpolate_by_parts(frequency, shape.rope_theta, shape.rope_scaling)
@@ -42,7 +43,7 @@ def _interpolate_by_parts(frequency: Tensor, theta: float, yarn: YarnScaling) ->
     low = max(math.floor(pair_that_turns(yarn.beta_fast)), 0)
     # the bound is 2 * num_pairs - 1, not num_pairs - 1, in DeepSeek's code and so in every checkpoint
     high = min(math.ceil(pair_that_turns(yarn.beta_slow)), 2 * num_pairs - 1)
-    ramp = (torch.arange(num_pairs, dtype=torch.float32) - low) / max(high - low, 0.001)
+    ramp = (torch.arange(num_pairs, dtype=torch.float32, device="cpu") - low) / max(high - low, 0.001)
     interpolated = ramp.clamp(0.0, 1.0)
     return frequency / yarn.factor * interpolated + frequency * (1 - interpolated)
 

@@ -215,7 +215,8 @@ def update(
     for batch in batches:
         logprobs_R = backward(model, teacher, batch, config, tally)
         if rollouts and config.temperature == 1:  # the engine's logprobs are at that temperature, the trainer's at 1
-            sampled_R = torch.tensor([v for i in batch.rows for v in rollouts[i].completion.logprobs])
+            sampled = [v for i in batch.rows for v in rollouts[i].completion.logprobs]
+            sampled_R = torch.tensor(sampled, device=logprobs_R.device)
             tally.add_gap((logprobs_R - sampled_R).abs())
     if tally.loss != tally.loss:
         optimizer.zero_grad()
@@ -226,6 +227,7 @@ def update(
 
 def backward(model: Decoder, teacher: Decoder | None, batch: Microbatch, config: DistillConfig, tally: Tally) -> Tensor:
     """Adds a microbatch's gradient, with the whole step's denominator -> the student's logprobs of its tokens, [R]."""
+    batch = batch.to(model.embed.weight.device)
     hidden_SD = model(batch.tokens_1S, batch.positions_1S, batch.attend).squeeze(0)
     if teacher is None:
         logprobs_R, entropy_R = source_logprobs(model, hidden_SD, batch.sources_R, batch.targets_R)

@@ -251,7 +251,7 @@ class Minibatch:
 
     def backward(self, model: Decoder, reference: Decoder | None, number: int, tally: Tally) -> None:
         """Adds microbatch `number`'s gradient, with the whole step's denominators."""
-        config, batch = self.config, self.batches[number]
+        config, batch = self.config, self.batches[number].to(model.embed.weight.device)
         mask_BT = batch.loss_mask_BT
         logprobs_BT, entropy_BT = completion_logprobs(model, batch, config.temperature)
         sampled_BT, rollout_logprobs_BT = self._rollout_logprobs(batch)
@@ -262,7 +262,7 @@ class Minibatch:
         result = policy_loss(
             logprobs_BT,
             self._old_logprobs(number, logprobs_BT, rollout_logprobs_BT),
-            self.advantages[batch.rows],
+            self.advantages[batch.rows].to(mask_BT.device),
             mask_BT,
             self.counts,
             self.loss_params,

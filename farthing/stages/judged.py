@@ -76,6 +76,7 @@ class LocalModel:
     def __init__(self, stage: Stage[Any], config: JudgedConfig) -> None:
         self.run, self.path = stage.run, (stage.seed, stage.name, "judge")
         model, tokenizer = open_folder(Path(config.judge), stage.model.embed.weight.dtype)
+        model.to(stage.run.accelerator.device)
         self.engine = Engine(model, tokenizer)
         self.renderer = Renderer(tokenizer, "chat" if tokenizer.chat_template else "bare")
         self.params = SamplingParams(config.judge_temperature, 1.0, 0, config.judge_max_tokens)

@@ -61,6 +61,7 @@ class Objective:
 
     def backward(self, batch: Microbatch) -> None:
         model, weights = self.model, self.weights
+        batch = batch.to(model.embed.weight.device)
         routing = Routing(sequences(batch), len(batch.rows), weights.balance > 0) if model.shape.moe else None
         hidden_1SD = model(batch.tokens_1S, batch.positions_1S, batch.attend, routing)
         logprobs_R, _ = source_logprobs(model, hidden_1SD.squeeze(0), batch.sources_R, batch.targets_R)

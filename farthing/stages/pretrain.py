@@ -179,6 +179,6 @@ def log_extras(run: Run, step: int, tally: Tally, weights: Weights) -> None:
         violations = {layer: max_violation(load_E) for layer, load_E in tally.loads.items()}
         run.log(max_violation=max(violations.values()), max_violation_mean=sum(violations.values()) / len(violations))
         if is_due(step, EXPERT_LOADS_EVERY):
-            loads = {str(layer): [int(n) for n in load_E] for layer, load_E in tally.loads.items()}
+            loads = {str(layer): load_E.long().tolist() for layer, load_E in tally.loads.items()}
             row = {"stage": run.stage, "step": step, "max_violation": violations, "tokens": loads}
             append_line(run.dir / "expert_loads.jsonl", row)

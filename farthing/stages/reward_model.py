@@ -201,12 +201,12 @@ def split(examples: Sequence[Example], rows: Sequence[Row], max_tokens: int) -> 
 def loss_of(scores_B: Tensor, batch: Microbatch, examples: Sequence[Example], tally: Tally) -> Tensor:
     """The microbatch's share of the step's loss; what it says goes to `tally`."""
     if isinstance(examples[0], Pair):
-        scores_N2 = scores_B[torch.tensor(batch.rows).argsort()].view(-1, 2)
+        scores_N2 = scores_B[torch.tensor(batch.rows, device=scores_B.device).argsort()].view(-1, 2)
         chosen_N, rejected_N = scores_N2.unbind(dim=1)
         loss = pairwise_loss(chosen_N, rejected_N, tally.num_examples)
         better, worse, num_right = chosen_N, rejected_N, (chosen_N > rejected_N).sum()
     else:
-        is_safe_B = torch.tensor([isinstance(e, Label) and e.is_safe for e in examples])
+        is_safe_B = torch.tensor([isinstance(e, Label) and e.is_safe for e in examples], device=scores_B.device)
         loss = pointwise_loss(scores_B, is_safe_B, tally.num_examples)
         better, worse, num_right = scores_B[is_safe_B], scores_B[~is_safe_B], ((scores_B > 0) == is_safe_B).sum()
     tally.loss += float(loss.detach())

@@ -157,10 +157,12 @@ def renderer_for(recipe: Recipe, tokenizer: Tokenizer, is_ours: bool) -> Rendere
 
 
 def open_reward_model(run: Run, stage: str | None, folder: str, precision: Precision) -> tuple[RewardModel, Tokenizer]:
-    """What `stage` left, or else the model in `folder`, frozen. RunError where it is not the one that the stage wrote."""
+    """What `stage` left, or else the model in `folder`, frozen, where the run computes. RunError where it is not the one that
+    the stage wrote."""
     path = Path(folder) if stage is None else run.stage_dir(stage) / "model"
     tokenizer = Tokenizer.load(path)
-    model = load_reward_model(path, compute_dtype(precision)).requires_grad_(False)
+    device = run.accelerator.device
+    model = load_reward_model(path, compute_dtype(precision, device)).requires_grad_(False).to(device)
     result = None if stage is None else run.result(stage)
     if result is not None and weights_sha256(model) != result["weights_sha256"]:
         raise RunError(

@@ -103,7 +103,7 @@ class Stage(Generic[ConfigT]):
             self.run.require_ledger((seq, digest))
             for name, part in parts.items():
                 part.load_state_dict(last.state[name])
-            torch.set_rng_state(last.state["torch_rng"])
+            self.run.accelerator.set_rng_state(last.state["torch_rng"])
         first = 0 if last is None else last.step + 1
         self.run.begin_stage(self.name, self.config, first)
         return first
@@ -131,7 +131,7 @@ class Stage(Generic[ConfigT]):
         with self.run.phase("checkpoint"):
             self.require_finite(step)
             state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
-            state["torch_rng"] = torch.get_rng_state()
+            state["torch_rng"] = self.run.accelerator.rng_state()
             state["ledger_head"] = list(self.run.ledger.head())
             self.store().save(step, state, score)
 
@@ -258,9 +258,11 @@ class Stage(Generic[ConfigT]):
 
 
 def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Tokenizer]:
-    """The model that stage `name` left, that of a folder, or (SOURCE) the recipe's own. RunError where it is not the one that
-    the stage wrote."""
-    model, tokenizer = stage_model(run.recipe, run.dir, name, compute_dtype(precision))
+    """The model that stage `name` left, that of a folder, or (SOURCE) the recipe's own, where the run computes. RunError where
+    it is not the one that the stage wrote."""
+    device = run.accelerator.device
+    model, tokenizer = stage_model(run.recipe, run.dir, name, compute_dtype(precision, device))
+    model.to(device)
     if name == SOURCE or name not in run.recipe.stages:
         return model, tokenizer
     result = run.result(name)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from farthing.verbs.terminal import JsonFlag, ModelArg, console, print_json
+from farthing.verbs.terminal import AcceleratorOption, JsonFlag, ModelArg, console, print_json
 
 
 def evaluate(
@@ -20,6 +20,7 @@ def evaluate(
     max_tokens: Annotated[int | None, typer.Option(help="Longest completion; default the run's.", min=1)] = None,
     extract: Annotated[str | None, typer.Option(help="tags, boxed, last_number or text; default the run's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    accelerator: AcceleratorOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
     """Accuracy on held-out problems, with its confidence interval.
@@ -33,9 +34,8 @@ def evaluate(
     from farthing.config import TaskConfig
     from farthing.evaluation import evaluate_model
 
-    result = evaluate_model(
-        model, [TaskConfig(spec=t) for t in task or []], num, samples, temperature, top_p, max_tokens, extract, seed
-    )
+    tasks = [TaskConfig(spec=t) for t in task or []]
+    result = evaluate_model(model, tasks, num, samples, temperature, top_p, max_tokens, extract, seed, accelerator)
     if as_json:
         print_json(result.to_json())
         return

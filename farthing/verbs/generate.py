@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from farthing.verbs.terminal import JsonFlag, ModelArg, console, print_json
+from farthing.verbs.terminal import AcceleratorOption, JsonFlag, ModelArg, console, print_json
 
 
 def generate(
@@ -19,6 +19,7 @@ def generate(
     raw: Annotated[
         bool, typer.Option("--raw", help="The prompt as it stands, special tokens and all, without template.")
     ] = False,
+    accelerator: AcceleratorOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
     """Complete a prompt with a model.
@@ -32,7 +33,7 @@ def generate(
     from farthing.inference import complete
 
     text = sys.stdin.read().strip() if prompt == "-" else prompt
-    completions = complete(model, text, samples, temperature, top_p, max_tokens, seed, raw)
+    completions = complete(model, text, samples, temperature, top_p, max_tokens, seed, raw, accelerator)
     if as_json:
         print_json({"prompt": text, "completions": completions})
         return
@@ -44,6 +45,7 @@ def chat(
     model: ModelArg,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    accelerator: AcceleratorOption = "auto",
 ) -> None:
     """Talk to a model; an empty line or Ctrl-D ends it.
 
@@ -51,4 +53,4 @@ def chat(
     """
     from farthing.inference import chat_loop
 
-    chat_loop(model, temperature, max_tokens, console)
+    chat_loop(model, temperature, max_tokens, console, accelerator)

@@ -61,8 +61,8 @@ def test_greedy_equals_transformers_token_for_token(model: Decoder, tokenizer: T
 def test_rest_gives_memory_back_and_changes_no_token(model: Decoder, tokenizer: Tokenizer, prompts: list[list[int]]) -> None:
     engine = Engine(model, tokenizer, num_slots=4)
     before = engine.generate(prompts, group_seeds(5, 2), SAMPLED[0])
-    assert engine._cache is not None
-    held = [weakref.ref(engine._cache.kv), *(weakref.ref(p) for p in packed_weights(model))]
+    assert engine._decode is not None
+    held = [weakref.ref(engine._decode.cache.kv), *(weakref.ref(p) for p in packed_weights(model))]
     assert len(held) > 1 or not can_pack(model.head_weight)
     engine.rest()
     assert [ref() for ref in held] == [None] * len(held)

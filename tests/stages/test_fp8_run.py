@@ -11,6 +11,7 @@ import pytest
 from farthing.artefact import open_artefact
 from farthing.models.fp8_linear import EMULATED, Fp8Weight
 from farthing.models.linear import Linear
+from farthing.placement import CPU
 from farthing.precision import compute_precision
 from tests.conftest import farthing, farthing_here, farthing_json
 from tests.test_resume import wait_for_steps
@@ -37,7 +38,7 @@ def test_it_says_that_fp8_is_emulated_and_measures_the_peak_of_what_computes(sho
     run_dir, printed = short
     assert EMULATED in printed.replace("\n", " ")
     machine = json.loads((run_dir / "run.json").read_text())["machine"]
-    assert f"matmul_peak_flops_{compute_precision('fp8')}" in machine
+    assert f"matmul_peak_flops_{compute_precision('fp8', CPU)}" in machine
     assert not any("fp8" in key for key in machine)
 
 
