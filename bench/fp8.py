@@ -13,6 +13,7 @@ from bench.results import Figure, origin_of, write
 from farthing.artefact import open_artefact
 from farthing.config import load_recipe
 from farthing.models.fp8 import round_blocks
+from farthing.placement import CPU
 from farthing.precision import Precision, best_precision, set_precision
 
 COMMON = ("base.eval.num_problems=8", "base.eval.samples=1")
@@ -71,7 +72,7 @@ def measure(args: argparse.Namespace) -> Path:
 
 def variants() -> dict[str, list[str]]:
     """Name -> overrides; the first is what the others are held against."""
-    compute, optim = best_precision(torch.device("cpu")), load_recipe(RECIPE).stages["base"].optim
+    compute, optim = best_precision(CPU), load_recipe(RECIPE).stages["base"].optim
     without = f"precision={compute}"
     return {
         compute: [without],
@@ -88,13 +89,13 @@ def losses(run_dir: Path) -> list[float]:
 
 def reread(run_dir: Path) -> float:
     """Relative change of the held-out loss when the same weights multiply in fp8."""
-    artefact = open_artefact(run_dir)
+    artefact = open_artefact(run_dir, "cpu")
     bits = {}
-    choices: tuple[Precision, ...] = (best_precision(), "fp8")
+    choices: tuple[Precision, ...] = (best_precision(CPU), "fp8")
     for precision in choices:
         set_precision(artefact.model, precision)
         bits[precision] = bits_of(artefact, DOCUMENTS)
-    return bits["fp8"] / bits[best_precision()] - 1
+    return bits["fp8"] / bits[best_precision(CPU)] - 1
 
 
 def end(curve: list[float]) -> float:
