@@ -45,6 +45,8 @@ class Chat:
     """(role, content)."""
     temperature: float
     max_tokens: int
+    turn: int = 0
+    """How often the same was asked before, and wants another answer: no part of what is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ class Endpoint:
 
     def key_of(self, chat: Chat) -> str:
         """sha256 of all that decides the answer."""
-        text = json.dumps(self._body(chat), sort_keys=True, separators=(",", ":"))
+        body = self._body(chat) | ({"turn": chat.turn} if chat.turn else {})
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def take_spoilt(self) -> list[Answer]:

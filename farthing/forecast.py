@@ -30,7 +30,7 @@ from farthing.config import (
     StageConfig,
     TrainConfig,
 )
-from farthing.config.graph import SOURCE
+from farthing.config.base import SOURCE
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
@@ -245,8 +245,12 @@ def collecting_in_words(config: CollectConfig) -> str:
     )
 
 
-def num_asked(config: CollectConfig) -> dict[str, int]:
+def num_asked(config: StageConfig) -> dict[str, int]:
     """Role -> requests, if every completion passed every filter before."""
+    if isinstance(config, RewardModelConfig) and config.judged and config.judged.judge:
+        return {"judge": config.judged.num_prompts * config.judged.judgments}
+    if not isinstance(config, CollectConfig):
+        return {}
     prompts = config.num_steps * config.num_prompts
     each = {"teacher": min(config.group_size, config.keep_per_problem), "judge": config.group_size}
     return {role: prompts * each[role] * asked.times for role, asked in config.helpers.items()}
@@ -255,15 +259,20 @@ def num_asked(config: CollectConfig) -> dict[str, int]:
 def bought_usd(config: StageConfig, speed: Speed) -> Decimal:
     """Of tokens bought, at most; PriceError where they have no price. What a request says is counted in our own tokens."""
     usd = Decimal(0)
-    if not isinstance(config, CollectConfig):
-        return usd
     for role, count in num_asked(config).items():
         asked = config.helpers[role]
         if asked.endpoint is not None:
             into, out = rates(asked.endpoint, priced(asked.endpoint))
-            tokens_in = int(speed.prompt_tokens) + config.max_completion_tokens + INSTRUCTION_TOKENS
+            tokens_in = int(speed.prompt_tokens) + _shown_tokens(config) + INSTRUCTION_TOKENS
             usd += count * (tokens_in * into.usd_per_unit + asked.max_tokens * out.usd_per_unit)
     return usd
+
+
+def _shown_tokens(config: StageConfig) -> int:
+    """Of the completions in one request: one, or the two of a pair."""
+    if isinstance(config, RewardModelConfig):
+        return 2 * config.judged.max_completion_tokens if config.judged else 0
+    return config.max_completion_tokens if isinstance(config, CollectConfig) else 0
 
 
 def num_documents(config: CorpusStageConfig) -> int:
@@ -286,9 +295,7 @@ def stage_seconds(config: StageConfig, speed: Speed, teacher: Speed | None = Non
         return _reward_model_seconds(config, speed)
     if isinstance(config, CollectConfig):
         sampled = config.num_steps * config.num_prompts * config.group_size * config.max_completion_tokens
-        local = {role: n for role, n in num_asked(config).items() if config.helpers[role].endpoint is None}
-        sampled += sum(count * config.helpers[role].max_tokens for role, count in local.items())
-        return sampled / speed.sampled_per_s
+        return (sampled + _helpers_tokens(config)) / speed.sampled_per_s
     assert isinstance(config, AskingStage)
     prompt, length = speed.prompt_tokens, config.max_completion_tokens
     if isinstance(config, GrpoConfig):
@@ -328,9 +335,13 @@ def _reward_model_seconds(config: RewardModelConfig, speed: Speed) -> float:
     scored = config.held_out_examples * (1 + (config.num_steps // config.eval_every if config.eval_every else 0))
     trained = texts * speed.document_tokens * (config.num_steps * config.batch_examples + scored * third)
     sampled = 2 * config.judged.num_prompts * config.judged.max_completion_tokens if config.judged else 0
-    if config.judged and config.judged.judge != "rule":
-        sampled += config.judged.num_prompts * config.judged.judgments * config.judged.judge_max_tokens
-    return trained / speed.trained_per_s + sampled / speed.sampled_per_s
+    return trained / speed.trained_per_s + (sampled + _helpers_tokens(config)) / speed.sampled_per_s
+
+
+def _helpers_tokens(config: StageConfig) -> int:
+    """Sampled on this machine by models that help; what they are asked counts as of the stage's own speed."""
+    local = {role: count for role, count in num_asked(config).items() if config.helpers[role].endpoint is None}
+    return sum(count * config.helpers[role].max_tokens for role, count in local.items())
 
 
 def memory_bytes(config: StageConfig, speed: Speed, teacher: Speed | None = None) -> float:

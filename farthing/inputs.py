@@ -71,11 +71,10 @@ def check_helpers(recipe: Recipe, plan: list[Planned]) -> None:
     """Keys and prices of the endpoints that the stages to come will ask: PriceError or RecipeError where one is missing."""
     for planned in plan:
         config = recipe.stages[planned.name]
-        if planned.action in TO_RUN and isinstance(config, CollectConfig):
-            for asked in config.helpers.values():
-                if asked.endpoint is not None:
-                    read_key(asked.endpoint)
-                    priced(asked.endpoint)
+        for asked in config.helpers.values() if planned.action in TO_RUN else ():
+            if asked.endpoint is not None:
+                read_key(asked.endpoint)
+                priced(asked.endpoint)
 
 
 def _check_files(name: str, config: StageConfig) -> None:
@@ -137,15 +136,12 @@ def sample_files(config: StageConfig) -> list[Path]:
 
 def model_folders(config: StageConfig) -> list[Path]:
     """Every model folder from elsewhere."""
+    found = [Path(asked.model) for asked in config.helpers.values() if asked.is_folder]
     if isinstance(config, AlignConfig):
-        return [Path(prompts.reward_model) for prompts in config.prompts.values() if prompts.stage is None]
-    if isinstance(config, RewardModelConfig) and config.judged is not None and config.judged.judge != "rule":
-        return [Path(config.judged.judge)]
+        found += [Path(prompts.reward_model) for prompts in config.prompts.values() if prompts.stage is None]
     if isinstance(config, DistillConfig) and config.has_teacher_folder:
-        return [Path(config.teacher)]
-    if isinstance(config, CollectConfig):
-        return [Path(asked.model) for asked in config.helpers.values() if asked.is_folder]
-    return []
+        found.append(Path(config.teacher))
+    return found
 
 
 def input_digests(recipe: Recipe) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from farthing.config import AskingStage, GrpoConfig, PretrainConfig, Recipe, StageConfig
-from farthing.config.graph import SOURCE
+from farthing.config.base import SOURCE
 from farthing.data.batches import Row, microbatches
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams

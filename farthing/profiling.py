@@ -26,7 +26,8 @@ from farthing.config import (
     SftConfig,
     StageConfig,
 )
-from farthing.config.graph import OWN, SOURCE, model_input
+from farthing.config.base import SOURCE
+from farthing.config.graph import OWN, model_input
 from farthing.errors import RecipeError
 from farthing.files import read_json
 from farthing.ledger.entries import Ledger

@@ -5,7 +5,8 @@
 `chat`     the model's own chat template with the instruction as a system message.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jinja2
@@ -23,6 +24,7 @@ R1_ZERO = (
     "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question}. Assistant:"
 )
 
+FIELD = re.compile(r"\{([a-z_]+)\}")
 ROLES = ("user", "assistant")
 
 
@@ -80,6 +82,11 @@ class Renderer:
         if not self.tokenizer.chat_template:
             raise ModelError("this model has no chat template; ask with `farthing generate` instead")
         return render_chat(self.tokenizer, messages)
+
+
+def filled(template: str, fields: Mapping[str, str]) -> str:
+    """The template with its fields, {name}; what a field holds is never taken for a field."""
+    return FIELD.sub(lambda match: fields.get(match[1], match[0]), template)
 
 
 def render_chat(tokenizer: Tokenizer, messages: list[dict[str, str]], is_open: bool = True) -> str:

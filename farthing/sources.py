@@ -6,7 +6,8 @@ import psutil
 import torch
 
 from farthing.config import DistillConfig, ModelConfig, Recipe
-from farthing.config.graph import SOURCE, model_input
+from farthing.config.base import SOURCE
+from farthing.config.graph import model_input
 from farthing.files import read_json
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.families import shape_from_config

@@ -4,19 +4,9 @@ The order of the tables under [stages] is the order of the run; which stage read
 `extends = "name"` starts from another recipe; tables merge, everything else is replaced.
 """
 
+from farthing.config.asked import AskedConfig, EndpointConfig, EndpointPriceConfig, JudgeConfig, PairJudgeConfig, TeacherConfig
 from farthing.config.base import Config
-from farthing.config.collecting import (
-    AskedConfig,
-    ColdStartConfig,
-    CollectConfig,
-    EndpointConfig,
-    EndpointPriceConfig,
-    ExampleConfig,
-    GeneralConfig,
-    JudgeConfig,
-    RejectionSamplingConfig,
-    TeacherConfig,
-)
+from farthing.config.collecting import ColdStartConfig, CollectConfig, ExampleConfig, GeneralConfig, RejectionSamplingConfig
 from farthing.config.distill import DistillConfig
 from farthing.config.evaluating import EvaluateConfig, SuiteConfig
 from farthing.config.kinds import AnyStage, AskingStage
@@ -61,8 +51,8 @@ __all__ = [
     "CheckpointConfig", "ColdStartConfig", "CollectConfig", "Config", "CorpusStageConfig", "DistillConfig", "EndpointConfig",
     "EndpointPriceConfig", "EvalConfig", "EvaluateConfig", "ExampleConfig", "ExpertsConfig", "GeneralConfig", "GrpoConfig",
     "HackingConfig", "HardwareConfig", "JudgeConfig", "JudgedConfig", "ModelConfig", "MomentsChoice", "MtpConfig",
-    "OptimConfig", "PrecisionChoice", "PreferenceSource", "PretrainConfig", "PromptConfig", "ReadabilityConfig", "Recipe",
-    "RejectionSamplingConfig", "RewardConfig", "RewardModelConfig", "ScenarioConfig", "SftConfig", "ShapeConfig",
-    "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TeacherConfig", "TokenizerConfig", "TrainConfig", "V3Schedule",
-    "WsdSchedule", "load_recipe", "parse_recipe", "shipped_recipes",
+    "OptimConfig", "PairJudgeConfig", "PrecisionChoice", "PreferenceSource", "PretrainConfig", "PromptConfig",
+    "ReadabilityConfig", "Recipe", "RejectionSamplingConfig", "RewardConfig", "RewardModelConfig", "ScenarioConfig",
+    "SftConfig", "ShapeConfig", "StageConfig", "StyleConfig", "SuiteConfig", "TaskConfig", "TeacherConfig", "TokenizerConfig",
+    "TrainConfig", "V3Schedule", "WsdSchedule", "load_recipe", "parse_recipe", "shipped_recipes",
 ]  # fmt: skip

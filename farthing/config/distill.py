@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from farthing.config.base import Count, NonNegative, Share
-from farthing.config.graph import SOURCE
+from farthing.config.base import SOURCE, Count, NonNegative, Share
 from farthing.config.model import ModelConfig
 from farthing.config.parts import EvalConfig, RewardConfig, TaskConfig
 from farthing.config.stages import FILE_SUFFIX, Leaves, TrainConfig

@@ -4,8 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from farthing.config.base import Config, Count, NonNegative
-from farthing.config.graph import SOURCE
+from farthing.config.base import SOURCE, Config, Count, NonNegative
 from farthing.config.parts import RewardConfig, TaskConfig
 from farthing.config.stages import Leaves, StageConfig
 

@@ -10,11 +10,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from farthing.config.base import Config, closest
+from farthing.config.base import SOURCE, Config, closest
 from farthing.config.stages import Leaves, StageConfig
 
-SOURCE = "source"
-"""In place of a stage's name: the model of the recipe's [model] table."""
 OWN = "own"
 """In place of a stage's name: a model that the stage's own table describes."""
 

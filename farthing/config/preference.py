@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from farthing.config.asked import AskedConfig, PairJudgeConfig
 from farthing.config.base import Config, Count, NonNegative, Share
 from farthing.config.parts import RewardConfig, TaskConfig
 from farthing.config.stages import GrpoConfig, Leaves, StageConfig, TrainConfig
@@ -32,16 +33,14 @@ class JudgedConfig(Config):
     """Two completions of each are sampled and compared."""
     max_completion_tokens: Count
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    judge: str = "rule"
-    """"rule": `reward` of the problem's gold answer, ten points. Else the path of a Hugging Face folder whose model judges."""
-    judge_max_tokens: Count = 512
-    judge_temperature: NonNegative = 1.0
+    judge: PairJudgeConfig | None = None
+    """The model that compares, at an endpoint or on this machine; left out, a rule does: ten points for a `reward` of 1."""
     judgments: Annotated[int, Field(ge=2, multiple_of=2)] = 4
     """Of each pair; half of them see it the other way round."""
     min_margin: NonNegative = 1.0
     """Pairs whose mean scores, of ten points, are not further apart than this are dropped."""
     reward: RewardConfig = RewardConfig()
-    """For judge = "rule"."""
+    """Of the rule, where no model judges."""
 
 
 class RewardModelConfig(TrainConfig):
@@ -62,6 +61,10 @@ class RewardModelConfig(TrainConfig):
     held_out_examples: Count = 512
     """At most so many are scored after the stage, and at every `eval_every` steps."""
     eval_every: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def helpers(self) -> dict[str, AskedConfig]:
+        return {"judge": self.judged.judge} if self.judged and self.judged.judge else {}
 
     @model_validator(mode="after")
     def _has_data(self) -> "RewardModelConfig":

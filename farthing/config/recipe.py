@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from farthing.config.base import Config, Count
-from farthing.config.graph import OWN, SOURCE, check_graph, decisive, model_input, stage_keys
+from farthing.config.base import SOURCE, Config, Count
+from farthing.config.graph import OWN, check_graph, decisive, model_input, stage_keys
 from farthing.config.kinds import AnyStage
 from farthing.config.model import ModelConfig, PromptConfig
 from farthing.config.parts import BudgetConfig

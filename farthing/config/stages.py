@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from farthing.config.base import Config, Count, NonNegative, Share
+from farthing.config.asked import AskedConfig
+from farthing.config.base import SOURCE, Config, Count, NonNegative, Share
 from farthing.config.model import ModelConfig
 from farthing.config.parts import BudgetConfig, CheckpointConfig, EvalConfig, OptimConfig, RewardConfig, StyleConfig, TaskConfig
 from farthing.reflection import REFLECTION_WORDS
@@ -35,9 +36,15 @@ class StageConfig(BudgetConfig):
         """What this stage starts from where its own table describes a model: neither another stage's nor the recipe's."""
         return None
 
+    @property
+    def helpers(self) -> Mapping[str, AskedConfig]:
+        """Role -> model that this stage asks for help."""
+        return {}
+
     def needs(self) -> dict[str, Leaves]:
         """Stages whose artefacts this one reads besides the model it starts from, and what each of them must leave."""
-        return {}
+        models = (asked.model for asked in self.helpers.values() if asked.model and not asked.is_folder)
+        return {name: "model" for name in models if name != SOURCE}
 
     def work(self, step: int) -> float:
         """How much a step has to do, beside other steps of the stage: what times and costs to come are in proportion to."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from farthing.config import RewardConfig
 from farthing.data.preferences import Pair
+from farthing.renderer import filled
 from farthing.rewards.format import final_answer
 from farthing.rewards.score import score
 from farthing.tasks.problem import Problem
@@ -128,17 +129,17 @@ def rule_judge(reward: RewardConfig) -> Judge:
     return judge
 
 
-def text_judge(complete: Callable[[Sequence[str]], list[str]]) -> Judge:
+def text_judge(complete: Callable[[Sequence[str]], list[str]], prompt: str = "") -> Judge:
     """Of whatever completes texts, an endpoint or a local model: asked for two scores, of the final answers only."""
 
     def judge(comparisons: Sequence[Comparison]) -> list[Scores | None]:
-        return [read_scores(reply) for reply in complete([question_for(c) for c in comparisons])]
+        return [read_scores(reply) for reply in complete([filled(prompt or ASK, _fields(c)) for c in comparisons])]
 
     return judge
 
 
-def question_for(c: Comparison) -> str:
-    return ASK.format(question=c.problem.question, first=final_answer(c.first), second=final_answer(c.second))
+def _fields(c: Comparison) -> dict[str, str]:
+    return {"question": c.problem.question, "first": final_answer(c.first), "second": final_answer(c.second)}
 
 
 def read_scores(reply: str) -> Scores | None:

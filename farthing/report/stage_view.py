@@ -9,7 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from farthing.config import Recipe, StageConfig
-from farthing.config.graph import SOURCE, inputs_of, model_input
+from farthing.config.base import SOURCE
+from farthing.config.graph import inputs_of, model_input
 from farthing.panels import Panel, Row, all_panels, logged, main_panels, metric
 from farthing.report.axes import Place, axes
 from farthing.report.chains import Chain, choose, read_data

@@ -1,15 +1,15 @@
 """Prompts -> what a helping model says: a teacher or judge at an endpoint, of this run, or from a folder."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 
 from farthing.bought import BoughtAnswers
 from farthing.config import AskedConfig, EndpointConfig
-from farthing.config.collecting import FIELDS
-from farthing.config.graph import SOURCE
+from farthing.config.base import SOURCE
 from farthing.endpoint import Chat
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
@@ -21,7 +21,6 @@ from farthing.rollout import rollout_seed
 from farthing.stages.stage import Stage, generation_flops, open_input
 
 Role = Literal["teacher", "judge"]
-FIELD = re.compile("|".join(rf"\{{{name}\}}" for name in FIELDS))
 VERDICT = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
@@ -29,7 +28,8 @@ class Helper(Protocol):
     """A model that is asked for help."""
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
-        """One text a prompt, in order; empty where there is none. Inside a phase."""
+        """One text a prompt, in order; empty where there is none. A prompt that is there twice is asked, and drawn, twice.
+        Inside a phase."""
 
     def settle(self) -> None:
         """Pays for what was asked; outside any phase."""
@@ -50,7 +50,12 @@ class AtEndpoint:
         self.config, self.answers = config, BoughtAnswers(stage.run, stage.name, role, endpoint)
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
-        chats = [Chat((("user", prompt),), self.config.temperature, self.config.max_tokens) for prompt in prompts]
+        c = self.config
+        # at temperature 0 the answer would be the same again
+        turns = nth_times(prompts) if c.temperature else [0] * len(prompts)
+        chats = [
+            Chat((("user", prompt),), c.temperature, c.max_tokens, turn) for prompt, turn in zip(prompts, turns, strict=True)
+        ]
         return self.answers.ask(chats)
 
     def settle(self) -> None:
@@ -87,7 +92,8 @@ class OnThisMachine:
         self.num_asked += len(prompts)
         self.num_refused += len(prompts) - len(fitting)
         params = SamplingParams(self.config.temperature, 1.0, 0, self.config.max_tokens)
-        seeds = [[rollout_seed(self.stage.seed, self.stage.name, self.role, prompts[i])] for i in fitting]
+        turns = nth_times(prompts)
+        seeds = [[rollout_seed(self.stage.seed, self.stage.name, self.role, prompts[i], turns[i])] for i in fitting]
         with torch.no_grad():
             completions = self.engine.generate([tokens[i] for i in fitting], seeds, params)
         texts = [""] * len(prompts)
@@ -105,9 +111,14 @@ class OnThisMachine:
         return {f"{self.role}_asked": float(self.num_asked), f"{self.role}_refused": float(self.num_refused)}
 
 
-def filled(template: str, fields: Mapping[str, str]) -> str:
-    """The template with its fields; what a field holds is never taken for a field."""
-    return FIELD.sub(lambda match: fields[match[0][1:-1]], template)
+def nth_times(prompts: Sequence[str]) -> list[int]:
+    """How often each one was there before it."""
+    seen: Counter[str] = Counter()
+    found = []
+    for prompt in prompts:
+        found.append(seen[prompt])
+        seen[prompt] += 1
+    return found
 
 
 def verdict(text: str) -> bool | None:

@@ -7,11 +7,12 @@ readable, and have a model rewrite it in the first person. A rewritten chain pas
 from farthing.config import ColdStartConfig, TeacherConfig
 from farthing.engine.engine import Engine
 from farthing.precision import set_precision
+from farthing.renderer import filled
 from farthing.rewards.extract import extract
 from farthing.rewards.format import chain_of
 from farthing.rewards.score import score_all
 from farthing.rollout import Rollout
-from farthing.stages.asking import Helper, filled, open_helper
+from farthing.stages.asking import Helper, open_helper
 from farthing.stages.collection import REWRITTEN, Collection, sample
 from farthing.stages.stage import Stage, Stateful
 from farthing.tasks.stream import ProblemStream

@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from farthing.config import JudgedConfig
 from farthing.config.graph import model_input
-from farthing.data.judging import Candidates, Judge, JudgedPairs, judge_pairs, rule_judge, text_judge
+from farthing.data.judging import Candidates, JudgedPairs, judge_pairs, rule_judge, text_judge
 from farthing.data.preferences import Example, Pair, lines_of, read_examples
 from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import DataError
 from farthing.files import read_json, write_json, write_text
-from farthing.renderer import Renderer
-from farthing.rollout import prefilled_tokens, rollout, rollout_seed, sampled_tokens
-from farthing.sources import open_folder
+from farthing.rollout import prefilled_tokens, rollout, sampled_tokens
+from farthing.stages.asking import open_helper
 from farthing.stages.stage import Stage, generation_flops, open_input
 from farthing.tasks.stream import ProblemStream
 
@@ -26,10 +24,11 @@ def judged_pairs(stage: Stage[Any], config: JudgedConfig, test_share: float) -> 
     """The pairs, and what became of the others, by name. Made once: rollout and reward on the clock, then read back."""
     folder = stage.run.stage_dir(stage.name)
     if not (folder / COUNTS).is_file():
-        found = _make(stage, config, test_share)
+        found, asked = _make(stage, config, test_share)
         write_text(folder / PAIRS, lines_of(found.pairs))
         counts = {name: float(value) for name, value in asdict(found).items() if name != "pairs"}
-        write_json(folder / COUNTS, {"num_judged": float(config.num_prompts), "num_kept": float(len(found.pairs)), **counts})
+        counts |= {"num_judged": float(config.num_prompts), "num_kept": float(len(found.pairs)), **asked}
+        write_json(folder / COUNTS, counts)
         stage.run.note_artefact("pairs", [folder / PAIRS, folder / COUNTS])
     counts = read_json(folder / COUNTS)
     stage.run.message(
@@ -46,7 +45,7 @@ def judged_pairs(stage: Stage[Any], config: JudgedConfig, test_share: float) -> 
     return read_examples(folder / PAIRS, Pair), counts
 
 
-def _make(stage: Stage[Any], config: JudgedConfig, test_share: float) -> JudgedPairs:
+def _make(stage: Stage[Any], config: JudgedConfig, test_share: float) -> tuple[JudgedPairs, dict[str, float]]:
     run = stage.run
     stream = ProblemStream(config.tasks, stage.seed, test_share)
     params = SamplingParams(config.temperature, 1.0, 0, config.max_completion_tokens)
@@ -54,7 +53,10 @@ def _make(stage: Stage[Any], config: JudgedConfig, test_share: float) -> JudgedP
         # the stage's own copy has lost its language head to the scalar one
         model, tokenizer = open_input(run, model_input(run.recipe.stages, stage.name), stage.precision)
         engine = Engine(model, tokenizer)
-        judge = judge_of(stage, config)
+        helper = open_helper(stage, "judge", config.judge) if config.judge else None
+    judge = text_judge(helper.ask, config.judge.prompt) if helper and config.judge else rule_judge(config.reward)
+    if helper is not None:
+        helper.settle()  # what an attempt that was killed has bought and not paid
     with run.phase("rollout"):
         problems = stream.take(config.num_prompts)
         groups = rollout(engine, stage.renderer, problems, params, 2, (stage.seed, stage.name, "judged"))
@@ -63,29 +65,7 @@ def _make(stage: Stage[Any], config: JudgedConfig, test_share: float) -> JudgedP
         run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
     candidates = [Candidates(problem, one.text, other.text) for problem, (one, other) in zip(problems, groups, strict=True)]
     with run.phase("reward"):
-        return judge_pairs(candidates, judge, config.judgments, config.min_margin, stage.seed)
-
-
-def judge_of(stage: Stage[Any], config: JudgedConfig) -> Judge:
-    return rule_judge(config.reward) if config.judge == "rule" else text_judge(LocalModel(stage, config))
-
-
-class LocalModel:
-    """Texts -> their completions by the model in a Hugging Face folder; its work goes to the open phase."""
-
-    def __init__(self, stage: Stage[Any], config: JudgedConfig) -> None:
-        self.run, self.path = stage.run, (stage.seed, stage.name, "judge")
-        model, tokenizer = open_folder(Path(config.judge), stage.model.embed.weight.dtype)
-        model.to(stage.run.accelerator.device)
-        self.engine = Engine(model, tokenizer)
-        self.renderer = Renderer(tokenizer, "chat" if tokenizer.chat_template else "bare")
-        self.params = SamplingParams(config.judge_temperature, 1.0, 0, config.judge_max_tokens)
-
-    def __call__(self, texts: Sequence[str]) -> list[str]:
-        tokenizer = self.engine.tokenizer
-        prompts = tokenizer.encode_all([self.renderer.prompt(text) for text in texts])
-        replies = self.engine.generate(prompts, [[rollout_seed(*self.path, i)] for i in range(len(texts))], self.params)
-        tokens_in, tokens_out = sum(map(len, prompts)), sum(len(r.tokens) for [r] in replies)
-        flops = generation_flops(self.engine.model, tokens_in, tokens_out, len(texts))
-        self.run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
-        return [tokenizer.decode(r.tokens) for [r] in replies]
+        found = judge_pairs(candidates, judge, config.judgments, config.min_margin, stage.seed)
+    if helper is not None:
+        helper.settle()
+    return found, helper.counts() if helper else {}

@@ -11,7 +11,7 @@ from torch import nn
 from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore, load_state
 from farthing.config import EvalConfig, OptimConfig, RewardConfig, StageConfig
-from farthing.config.graph import SOURCE
+from farthing.config.base import SOURCE
 from farthing.data.batches import Microbatch
 from farthing.data.sample_rows import SampleRows, TooLong, tokenise_samples
 from farthing.engine.engine import Engine

@@ -11,7 +11,6 @@ from farthing.data.judging import (
     Judge,
     Scores,
     judge_pairs,
-    question_for,
     read_scores,
     rule_judge,
     text_judge,
@@ -113,10 +112,12 @@ def test_a_text_judge_sees_final_answers_only_and_both_orders() -> None:
 
     c = Comparison(problem(), "<think>secret</think><answer>yes</answer>", "<think>other</think>no")
     assert text_judge(complete)([c]) == [(9.0, 2.0)]
-    assert prompts == [question_for(c)]
+    assert len(prompts) == 1
     assert "secret" not in prompts[0]
     assert "other" not in prompts[0]
     assert "question 0?" in prompts[0]
+    text_judge(complete, "{first} or {second}?\n[Reply A]\nyes [Reply B]")([c])
+    assert prompts[1].startswith("yes or no?")
 
 
 def test_the_rule_judge_gives_ten_points_for_the_gold_answer() -> None:

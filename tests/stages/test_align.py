@@ -16,15 +16,20 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from farthing.data.preferences import Example, Pair, lines_of
+from farthing.files import read_json
+from farthing.ledger.entries import Ledger
+from farthing.ledger.entry import detail_of
 from farthing.models.huggingface import weights_sha256
 from farthing.run import Run
 from farthing.stages.stage import Stage
 from farthing.summary import curves
 from farthing.tokenizer import Tokenizer
 from tests.conftest import farthing_here, farthing_json
+from tests.endpoint_server import Reply, answer, asked, serving
 
 MICRO_ALIGN = Path(__file__).parent.parent / "data" / "micro_align.toml"
 STAGES = ("base", "rm_helpful", "rm_harmless", "r1")
+PRICE = 'usd_per_mtok_in = "2", usd_per_mtok_out = "8", date = 2026-01-01, source = "a test"'
 
 
 def run(run_dir: Path, *settings: str, recipe: Path = MICRO_ALIGN, only: str = "") -> str:
@@ -171,6 +176,30 @@ def test_what_is_wrong_with_reward_models_and_prompts_is_said(copied: Path, tmp_
     assert "--from rm_helpful" in changed
 
 
+def test_pairs_are_judged_by_a_model_at_an_endpoint_paid_once(copied: Path) -> None:
+    """It prefers what is shown second, always: a bias that the other order takes out again, so no pair is left."""
+
+    def second(_: int, body: dict[str, Any]) -> Reply:
+        return answer(f"{asked(body)[:20]}\nA: 3 B: 8", 10, 5)
+
+    with serving(second) as server:
+        endpoint = f'{{ base_url = "{server.url}", model = "judge", backoff_s = 0.01, price = {{ {PRICE} }} }}'
+        judged = (
+            'rm_helpful.judged={ tasks = [{ spec = "toy:general" }], num_prompts = 6, max_completion_tokens = 40, '
+            f"judgments = 4, judge = {{ endpoint = {endpoint} }} }}"
+        )
+        assert "the judge left no pair" in refused(copied, judged, only="rm_helpful")
+        # asked again under another key, every judgment is there already
+        refused(copied, judged.replace("judgments = 4", "judgments = 4, min_margin = 0"), only="rm_helpful")
+    with Ledger.open(copied / "ledger.sqlite", read_only=True) as ledger:
+        bought = [detail_of(entry) for entry in ledger.events() if entry.kind == "api"]
+    counts = read_json(copied / "stages" / "rm_helpful" / "judged.json")
+    assert counts["position_bias"] == -5
+    assert counts["num_close"] + counts["num_equal"] == 6
+    assert counts["judge_asked"] == 4 * (6 - counts["num_equal"])
+    assert sum(entry["requests"] for entry in bought) == counts["judge_asked"], "each judgment was bought, and once"
+
+
 def test_pairs_of_the_models_own_completions_are_judged_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged = (
         'rm_helpful.judged={ tasks = [{ spec = "toy:general" }], num_prompts = 48, max_completion_tokens = 40, '
@@ -201,7 +230,9 @@ def test_pairs_of_the_models_own_completions_are_judged_once(copied: Path, monke
     [bill] = [s for s in farthing_json("bill", copied)["stages"] if s["name"] == "rm_helpful"]
     assert {"rollout", "reward", "update"} <= bill["phases_s"].keys()
     # a character model is no judge
-    bad = judged.replace("min_margin", f'judge = "{copied / "stages" / "base" / "model"}", judge_max_tokens = 4, min_margin')
+    bad = judged.replace(
+        "min_margin", f'judge = {{ model = "{copied / "stages" / "base" / "model"}", max_tokens = 4 }}, min_margin'
+    )
     message = refused(copied, bad.replace("num_prompts = 48", "num_prompts = 2"), only="rm_helpful")
     assert "the model's tokenizer has no token for" in message, "it cannot even read the question"
 

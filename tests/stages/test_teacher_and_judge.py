@@ -11,7 +11,8 @@ import pytest
 from farthing.bought import BoughtAnswers
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import Entry
-from farthing.stages.asking import filled, verdict
+from farthing.renderer import filled
+from farthing.stages.asking import verdict
 from tests.conftest import farthing_here, farthing_json
 from tests.endpoint_server import Reply, Server, answer, asked, serving, status
 from tests.stages.conftest import MICRO_COLLECT, result, rows
