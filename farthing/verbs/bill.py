@@ -1,5 +1,6 @@
 """`farthing bill`: a run or a project -> what it cost, on the screen, as JSON, HTML, CSV, Parquet or beancount text."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,52 +50,52 @@ def bill(
     import sys
 
     from farthing.billing import bill_at
-    from farthing.ledger.double_entry import beancount_text
-    from farthing.ledger.focus import focus_rows, write_csv, write_parquet
-    from farthing.ledger.html import bill_html
     from farthing.ledger.overhead import load_overhead
     from farthing.ledger.statement import render_bill
 
     result, book = bill_at(path, load_overhead(overhead) if overhead else None)
-    name = path.resolve().name
-    written: list[Path] = []
-
-    def keep(target: Path | None, text: str) -> None:
-        if target is not None:
-            target.write_text(text, encoding="utf-8")
-            written.append(target)
-
-    if html is not None:
-        keep(html, bill_html(result.to_json(), name))
-    if beancount is not None:
-        keep(beancount, beancount_text(result.account, name))
-    for target, write in ((csv, write_csv), (parquet, write_parquet)):
-        if target is not None:
-            write(focus_rows(result.account, name), target)
-            written.append(target)
-    page: dict[str, Any] = {}
-    if sign is not None:
-        from farthing.ledger.sign import sign_ledger
-
-        page["signed"] = sign_ledger(book, sign)
-    if signatures:
-        from farthing.ledger.sign import check_signatures
-
-        page["signatures"] = check_signatures(book)
+    written = _written(result, path.resolve().name, {"html": html, "beancount": beancount, "csv": csv, "parquet": parquet})
+    proofs = _proofs(book, sign, signatures)
     if as_json:
-        sys.stdout.write(json.dumps(result.to_json() | page, indent=2) + "\n")
+        sys.stdout.write(json.dumps(result.to_json() | proofs, indent=2) + "\n")
         return
     console = Console()
     render_bill(result, console)
-    for checkpoint in page.get("signatures", []):
+    for checkpoint in proofs.get("signatures", []):
         line = (
             f"signed on {checkpoint['at'][:10]} up to entry {checkpoint['head_seq']}: holds, by key {checkpoint['public_key']}"
         )
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if "signed" in page:
-        console.print(f"signed entry {page['signed']['head_seq']} into {book.with_suffix('.signed.jsonl')}", highlight=False)
+    if "signed" in proofs:
+        console.print(f"signed entry {proofs['signed']['head_seq']} into {book.with_suffix('.signed.jsonl')}", highlight=False)
     for target in written:
         console.print(f"wrote {target}", markup=False, highlight=False)
+
+
+def _written(result: Any, name: str, targets: Mapping[str, Path | None]) -> list[Path]:
+    """The bill in every form that has a target; the files, in order."""
+    from farthing.ledger.double_entry import beancount_text
+    from farthing.ledger.focus import focus_rows, write_csv, write_parquet
+    from farthing.ledger.html import bill_html
+
+    forms: dict[str, Callable[[Path], object]] = {
+        "html": lambda target: target.write_text(bill_html(result.to_json(), name), encoding="utf-8"),
+        "beancount": lambda target: target.write_text(beancount_text(result.account, name), encoding="utf-8"),
+        "csv": lambda target: write_csv(focus_rows(result.account, name), target),
+        "parquet": lambda target: write_parquet(focus_rows(result.account, name), target),
+    }
+    wanted = {form: target for form, target in targets.items() if target is not None}
+    for form, target in wanted.items():
+        forms[form](target)
+    return list(wanted.values())
+
+
+def _proofs(book: Path, sign: Path | None, signatures: bool) -> dict[str, Any]:
+    """A new signature of the ledger's head, and those that are there, checked: each where it was asked for."""
+    from farthing.ledger.sign import check_signatures, sign_ledger
+
+    proofs: dict[str, Any] = {"signed": sign_ledger(book, sign)} if sign is not None else {}
+    return proofs | ({"signatures": check_signatures(book)} if signatures else {})
 
 
 def correct(

@@ -1,12 +1,16 @@
 """`farthing prices`: the dated price book -> a list, one record, what changed, or a snapshot of a public catalogue."""
 
+import datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from farthing.errors import PriceError
 
 
 def prices(
@@ -32,21 +36,13 @@ def prices(
       farthing prices --diff 2025-03-07 2026-10-05
       farthing prices --snapshot today.toml --gpu H100 --gpu A100
     """
-    import datetime
     import json
     import sys
 
-    from farthing.errors import PriceError
     from farthing.ledger import price_list
     from farthing.ledger.prices import load_price_book
 
-    def day_of(text: str | None) -> datetime.date:
-        try:
-            return datetime.date.fromisoformat(text) if text else datetime.datetime.now(datetime.UTC).date()
-        except ValueError as error:
-            raise PriceError(f"--on takes a day such as 2026-10-05, got {text!r}") from error
-
-    console, day, book = Console(), day_of(on), load_price_book()
+    console, day, book = Console(), _day_of(on), load_price_book()
     if snapshot is not None:
         snapshot.write_text(price_list.snapshot(gpu or ["H100", "H200", "A100", "L4", "MI300X"], day), encoding="utf-8")
         console.print(f"wrote {snapshot}; to use it: export FARTHING_PRICES={snapshot}", markup=False, highlight=False)
@@ -55,12 +51,8 @@ def prices(
         changes = price_list.differences(*(price_list.side_of(side, book) for side in diff))
         if as_json:
             sys.stdout.write(json.dumps(changes, indent=2) + "\n")
-            return
-        table = Table("price", diff[0], diff[1], "change", box=None)
-        for line in changes:
-            change = "" if line["change"] is None else f"{line['change']:+.1%}"
-            table.add_row(Text(line["key"]), *(line[side] or "-" for side in ("old_usd", "new_usd")), change)
-        console.print(table if changes else "nothing changed")
+        else:
+            console.print(_table_of_changes(changes, *diff) if changes else "nothing changed")
         return
     found = price_list.in_force([*book.records, *book.rates], day)
     if key is not None:
@@ -69,10 +61,31 @@ def prices(
     if as_json:
         sys.stdout.write(json.dumps([price_list.as_json(record) for record in found.values()], indent=2) + "\n")
         return
+    console.print(_table_of_records(found))
+    console.print(f"your own prices: {book.user_file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _day_of(text: str | None) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text) if text else datetime.datetime.now(datetime.UTC).date()
+    except ValueError as error:
+        raise PriceError(f"--on takes a day such as 2026-10-05, got {text!r}") from error
+
+
+def _table_of_changes(changes: list[dict[str, Any]], old: str, new: str) -> Table:
+    table = Table("price", old, new, "change", box=None)
+    for line in changes:
+        change = "" if line["change"] is None else f"{line['change']:+.1%}"
+        table.add_row(Text(line["key"]), *(line[side] or "-" for side in ("old_usd", "new_usd")), change)
+    return table
+
+
+def _table_of_records(found: Mapping[str, Any]) -> Table:
+    from farthing.ledger.price_list import unit_price
+
     table = Table("key", "dollars", "per", "from", "source", box=None)
     for name, record in found.items():
-        usd, unit = price_list.unit_price(record)
+        usd, unit = unit_price(record)
         stated = record.source + (" (assumed)" if record.method == "assumed" and "ssumed" not in record.source else "")
         table.add_row(Text(name), f"{usd.normalize():f}", unit, str(record.date), Text(stated))
-    console.print(table)
-    console.print(f"your own prices: {book.user_file}", markup=False, highlight=False, soft_wrap=True)
+    return table
