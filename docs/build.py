@@ -94,7 +94,7 @@ def fill_readme(run_dir: str) -> None:
     texts = {
         "where": f"commit {info['commit'][:10]}, {info['created'][:10]}, {machine}",
         "show": f"\n```text\n{shown('show', run_dir)}\n```\n",
-        "bill": f"\n```text\n{bill[: bill.index('Prices')].rstrip()}\n```\n",
+        "bill": f"\n```text\n{bill[: bill.index('rental of')].rstrip()}\n```\n",
     }
     text = README.read_text()
     for name, value in texts.items():
