@@ -155,7 +155,7 @@ def figures_of(case: Case, samples: Sequence[Sample], limits: Limits) -> tuple[l
     for name in names:
         figures += _side_figures(case, name, of[name], limits, sound)
     for peer in names[1:]:
-        figures += _ratio_figures(case, of[names[0]], peer, of[peer], sound)
+        figures += _ratio_figures(case, of[names[0]], peer, of[peer], limits, sound)
     return figures, complaints
 
 
@@ -178,8 +178,12 @@ def _side_figures(case: Case, name: str, taken: Sequence[Taken], limits: Limits,
     ]
 
 
-def _ratio_figures(case: Case, ours: Sequence[Taken], peer: str, theirs: Sequence[Taken], sound: bool) -> list[Figure]:
+def _ratio_figures(
+    case: Case, ours: Sequence[Taken], peer: str, theirs: Sequence[Taken], limits: Limits, sound: bool
+) -> list[Figure]:
     fast, slow = [t.tokens_per_s for t in ours], [t.tokens_per_s for t in theirs]
+    tokens = median(t.tokens for t in ours)
+    highest = tokens / case.count(tokens).bound_s(limits)[0] / median(slow)
     ratio, memory = median(fast) / median(slow), 100 * max(t.peak_bytes for t in ours) / max(t.peak_bytes for t in theirs)
     n, asked = min(len(ours), len(theirs)), case.ratios.get(peer)
     spread = (min(fast) / max(slow), max(fast) / min(slow))
@@ -193,6 +197,7 @@ def _ratio_figures(case: Case, ours: Sequence[Taken], peer: str, theirs: Sequenc
             "" if asked is None else f"at least {asked:g}x",
             None if asked is None else sound and ratio >= asked,
             spread=spread,
+            note=f"{highest:.1f}x at the machine's limit",
         ),
         Figure(
             f"{label}: memory",

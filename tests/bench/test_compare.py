@@ -37,6 +37,8 @@ def test_the_ratio_is_of_the_medians_and_carries_its_spread() -> None:
     # 100 tokens: medians 25 and 10 tokens/s; fastest 50 over slowest 5 down to slowest 20 over fastest 12.5
     assert (ratio.value, ratio.n, ratio.reached) == (2.5, 3, True)
     assert ratio.spread == (20 / 12.5, 50 / 5)
+    # 100 tokens are 1 GFLOP, a second of the limit
+    assert ratio.note == "10.0x at the machine's limit"
     assert complaints == []
     assert named(figures_of(case(ratios={"peer": 2.6}), samples, LIMITS)[0], "ratio of medians").reached is False
     assert named(figures_of(case(), samples, LIMITS)[0], "ratio of medians").reached is None
