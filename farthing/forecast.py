@@ -5,6 +5,7 @@ it is counted FLOPs over an assumed share of the device's published peak. Either
 """
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +18,7 @@ from farthing.bought import priced, rates
 from farthing.budget import Budget, Spent
 from farthing.config import (
     AlignConfig,
+    AnyStage,
     AskingStage,
     CollectConfig,
     CorpusStageConfig,
@@ -31,6 +33,8 @@ from farthing.config import (
     TrainConfig,
 )
 from farthing.config.base import SOURCE
+from farthing.data.sample_rows import num_steps_of
+from farthing.data.samples import DATA_FILE, iter_samples
 from farthing.ledger.prices import cost, load_price_book
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed, assumed_speed, probe_speed
@@ -128,7 +132,9 @@ def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "")
     price = load_price_book().price(recipe.device, datetime.date.today())
     speed = probe_speed(recipe) if recipe.runnable else assumed_speed(recipe)
     stages = []
-    for name, config in recipe.stages.items():
+    done = [name for name in planned if planned[name].action not in TO_RUN]
+    for name in recipe.stages:
+        config = within_epochs(recipe.stages, name, {d: run_dir / "stages" / d / DATA_FILE for d in done})
         here, teacher = speeds_of(recipe, name, speed)
         seconds = stage_seconds(config, here, teacher)
         usd = cost(int(seconds * 1e9), speed.num_devices, price.usd_per_device_hour) + bought_usd(config, speed)
@@ -156,6 +162,20 @@ def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "")
         cache_share=cache / shape.gqa_cache_bytes_per_token(speed.bytes_per_weight, shape.num_heads),
         assumptions=assumptions,
     )
+
+
+def within_epochs(stages: Mapping[str, AnyStage], name: str, made: Mapping[str, Path]) -> AnyStage:
+    """The stage with as many steps as its passes over the data can take. Of stages whose data is `made` the samples are
+    counted, of others as many as they can leave at most."""
+    config = stages[name]
+    if not isinstance(config, SftConfig | DistillConfig) or not config.epochs or not config.data:
+        return config
+    files = [*map(Path, config.data_files), *(made[s] for s in config.data if s in made)]
+    num_samples = sum(1 for file in files for _ in iter_samples(file))
+    for other in (stages[s] for s in config.data if s in stages and s not in made):
+        num_samples += other.most_samples if isinstance(other, CollectConfig) else 0
+    batch = config.batch_documents if isinstance(config, SftConfig) else config.batch_samples
+    return config.model_copy(update={"num_steps": min(config.num_steps, num_steps_of(config.epochs, num_samples, batch))})
 
 
 def against_budgets(recipe: Recipe, stages: list[StageForecast]) -> list[str]:

@@ -28,6 +28,7 @@ from farthing.config import (
 )
 from farthing.config.base import SOURCE
 from farthing.config.graph import OWN, model_input
+from farthing.data.samples import DATA_FILE
 from farthing.errors import RecipeError
 from farthing.files import read_json
 from farthing.ledger.entries import Ledger
@@ -200,7 +201,7 @@ def _inputs_by_path(config: DistillConfig | SftConfig, run_dir: Path | None) -> 
     paths = {}
     for name, leaves in config.needs().items():
         folder = None if run_dir is None else stage_folder(run_dir.absolute(), name)
-        path = folder if folder is None or leaves == "model" else folder.parent / "data.jsonl"
+        path = folder if folder is None or leaves == "model" else folder.parent / DATA_FILE
         if path is None or not path.exists():
             raise RecipeError(f"a step of this stage reads what {name} leaves; profile a run directory in which {name} is done")
         paths[name] = str(path)

@@ -1,11 +1,12 @@
 """What a stage is forecast to take, by hand: documents of a batch that grows, held-out evaluations, bytes of moments."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from farthing.config import PretrainConfig
-from farthing.forecast import arithmetic, in_short, memory_bytes, stage_seconds
+from farthing.config import PretrainConfig, parse_recipe
+from farthing.forecast import arithmetic, in_short, memory_bytes, stage_seconds, within_epochs
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed
 
@@ -52,3 +53,20 @@ def test_numbers_in_short(count: float, words: str) -> None:
 def test_moments_in_bf16_take_four_bytes_a_parameter_less() -> None:
     wide, narrow = (memory_bytes(stage(optim={"learning_rate": 1, "moments": m}), SPEED) for m in ("fp32", "bf16"))
     assert wide - narrow == 4 * SHAPE.num_params()
+
+
+def test_passes_over_data_bound_the_steps(tmp_path: Path) -> None:
+    """Of a stage that is still to come as many samples as it can leave, of one that is done those that it left."""
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"question": "1+1?", "completion": "2"}\n' * 6)
+    optim = {"learning_rate": 1e-3}
+    tasks = [{"spec": "toy:running_total"}]
+    collect = {"kind": "cold_start", "tasks": tasks, "num_steps": 5, "num_prompts": 4, "max_completion_tokens": 8}
+    sft = {"kind": "sft", "data": ["made", str(file)], "epochs": 2, "batch_documents": 8, "num_steps": 100, "optim": optim}
+    stages = parse_recipe(
+        {"name": "x", "model": {"source": "a/b"}, "stages": {"made": collect, "learns": sft}}, where="here"
+    ).stages
+    # 5 steps x 4 prompts, one kept of each, and 6 of the file: 52 rows in two passes, 8 a step
+    assert within_epochs(stages, "learns", {}).num_steps == 7
+    assert within_epochs(stages, "learns", {"made": file}).num_steps == 3
+    assert within_epochs(stages, "made", {}) is stages["made"]

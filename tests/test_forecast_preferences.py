@@ -1,11 +1,12 @@
 """Forecasts of the preference stages against arithmetic by hand."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from farthing.config import AlignConfig, RewardModelConfig
-from farthing.forecast import arithmetic, memory_bytes, stage_seconds
+from farthing.forecast import INSTRUCTION_TOKENS, arithmetic, bought_usd, memory_bytes, stage_seconds
 from farthing.models.shape import ModelShape
 from farthing.probe import Speed
 
@@ -13,6 +14,7 @@ SHAPE = ModelShape(vocab_size=50, width=16, num_layers=1, num_heads=2, num_kv_he
 SPEED = Speed(SHAPE, 100.0, 1000.0, 10.0, 20.0, 4, 0, 1, [])
 """100 tokens a second sampled, 1,000 trained; prompts of 10 and documents of 20 tokens."""
 OPTIM = {"learning_rate": 1e-3}
+PRICE = {"usd_per_mtok_in": "2", "usd_per_mtok_out": "8", "date": "2026-01-01", "source": "a test"}
 JUDGED: dict[str, Any] = {"tasks": [{"spec": "toy:general"}], "num_prompts": 10, "max_completion_tokens": 5}
 
 
@@ -24,8 +26,14 @@ def test_a_reward_model_by_hand() -> None:
     assert stage_seconds(pairs, SPEED) == pytest.approx((2 * 20 * 48 + 2 * 20 * 90 / 3) / 1000)
     judged = RewardModelConfig.model_validate(table | {"judged": JUDGED})
     assert stage_seconds(judged, SPEED) - stage_seconds(pairs, SPEED) == pytest.approx(2 * 10 * 5 / 100)
-    model = RewardModelConfig.model_validate(table | {"judged": JUDGED | {"judge": "a/judge", "judge_max_tokens": 7}})
+    model = RewardModelConfig.model_validate(table | {"judged": JUDGED | {"judge": {"model": "a/judge", "max_tokens": 7}}})
     assert stage_seconds(model, SPEED) - stage_seconds(judged, SPEED) == pytest.approx(10 * 4 * 7 / 100)
+    assert bought_usd(model, SPEED) == 0
+    endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "price": PRICE}
+    afar = RewardModelConfig.model_validate(table | {"judged": JUDGED | {"judge": {"endpoint": endpoint, "max_tokens": 7}}})
+    assert stage_seconds(afar, SPEED) == stage_seconds(judged, SPEED), "no time of this machine"
+    # ten pairs, four judgments of each: the question, both replies, what the judge is told; seven tokens back
+    assert bought_usd(afar, SPEED) == 10 * 4 * ((10 + 2 * 5 + INSTRUCTION_TOKENS) * Decimal("2e-6") + 7 * Decimal("8e-6"))
     labels = RewardModelConfig.model_validate(table | {"learns": "harmlessness"})
     assert stage_seconds(labels, SPEED) == pytest.approx(stage_seconds(pairs, SPEED) / 2)
     assert arithmetic(judged, 20).startswith("8 pairs a step")

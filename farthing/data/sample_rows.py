@@ -66,7 +66,7 @@ class SampleRows:
 
     def num_steps(self, epochs: float, batch_samples: int) -> int:
         """Steps of `batch_samples` that `epochs` passes take; the last one may begin another pass."""
-        return max(1, -(-round(epochs * len(self)) // batch_samples))
+        return num_steps_of(epochs, len(self), batch_samples)
 
     def take(self, count: int) -> list[Row]:
         first = self.cursor
@@ -174,3 +174,8 @@ def _require_fit(num_long: int, num_kept: int, max_positions: int, too_long: Too
 def _groups(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
     while group := list(islice(samples, TOKENISE_AT_ONCE)):
         yield group
+
+
+def num_steps_of(epochs: float, num_samples: int, batch_samples: int) -> int:
+    """Steps that so many passes over the samples take."""
+    return max(1, -(-round(epochs * num_samples) // batch_samples))

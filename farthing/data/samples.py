@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 from farthing.errors import DataError
 
 Domain = Literal["reasoning", "general"]
+DATA_FILE = "data.jsonl"
+"""What a stage that collects leaves in its folder."""
 
 
 @dataclass(frozen=True, slots=True)

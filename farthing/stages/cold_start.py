@@ -5,6 +5,7 @@ readable, and have a model rewrite it in the first person. A rewritten chain pas
 """
 
 from farthing.config import ColdStartConfig, TeacherConfig
+from farthing.data.samples import DATA_FILE
 from farthing.engine.engine import Engine
 from farthing.precision import set_precision
 from farthing.renderer import filled
@@ -41,7 +42,7 @@ def train(stage: Stage[ColdStartConfig]) -> None:
         for note in stream.notes():
             run.message(note)
         teacher = open_helper(stage, "teacher", config.teacher) if config.teacher else None
-        kept = Collection(run.stage_dir(stage.name) / "data.jsonl", config, stage.name, config.num_samples)
+        kept = Collection(run.stage_dir(stage.name) / DATA_FILE, config, stage.name, config.num_samples)
         parts: dict[str, Stateful] = {"stream": stream, "kept": kept}
         first = num_done = stage.resume(parts)
         kept.open()

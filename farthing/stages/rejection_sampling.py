@@ -6,6 +6,7 @@ DeepSeek-R1 (arXiv:2501.12948, section 2.3.3): about 600K right chains, without 
 
 from farthing.config import JudgeConfig, RejectionSamplingConfig, RewardConfig
 from farthing.data.general import GeneralSamples
+from farthing.data.samples import DATA_FILE
 from farthing.engine.engine import Engine
 from farthing.errors import DataError
 from farthing.precision import set_precision
@@ -50,7 +51,7 @@ def train(stage: Stage[RejectionSamplingConfig]) -> None:
         for note in [*stream.notes(), *(general.notes() if general else [])]:
             run.message(note)
         judge = open_helper(stage, "judge", config.judge) if config.judge else None
-        kept = Collection(run.stage_dir(stage.name) / "data.jsonl", config, stage.name, own_limit(config))
+        kept = Collection(run.stage_dir(stage.name) / DATA_FILE, config, stage.name, own_limit(config))
         parts: dict[str, Stateful] = {"stream": stream, "kept": kept}
         if general is not None:
             parts["general"] = general
