@@ -18,7 +18,7 @@ from farthing.precision import set_precision
 from farthing.renderer import Renderer
 from farthing.rewards.format import after_thinking
 from farthing.rollout import rollout_seed
-from farthing.stages.stage import Stage, generation_flops, open_input
+from farthing.stages.stage import Stage, count_generation, open_input
 
 Role = Literal["teacher", "judge"]
 VERDICT = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -100,8 +100,7 @@ class OnThisMachine:
         for i, [completion] in zip(fitting, completions, strict=True):
             texts[i] = self.renderer.prefill + self.renderer.tokenizer.decode(completion.tokens)
         tokens_in, tokens_out = sum(len(tokens[i]) for i in fitting), sum(len(c.tokens) for [c] in completions)
-        flops = generation_flops(self.model, tokens_in, tokens_out, len(fitting))
-        self.stage.run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
+        count_generation(self.stage.run, self.model, tokens_in, tokens_out, len(fitting))
         return texts
 
     def settle(self) -> None:

@@ -20,9 +20,9 @@ from farthing.engine.sampler import SamplingParams
 from farthing.errors import DataError, disk_error
 from farthing.renderer import Renderer
 from farthing.rewards.readability import REASONS, UNIT
-from farthing.rollout import Group, Rollout, prefilled_tokens, rollout, rollout_metrics, sampled_tokens, score_groups
+from farthing.rollout import Group, Rollout, rollout_metrics, sampled_tokens, score_groups
 from farthing.run import Run
-from farthing.stages.stage import Stage, generation_flops
+from farthing.stages.stage import Stage
 from farthing.tasks.stream import ProblemStream
 
 SAMPLED, KEPT, GENERAL, REWRITTEN = "sampled", "kept", "general", "rewritten"
@@ -54,10 +54,8 @@ def sample(stage: Stage[Any], engine: Engine, renderer: Renderer, stream: Proble
     params = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_completion_tokens, tuple(config.stop))
     with run.phase("rollout") as spent:
         problems = stream.take(config.num_prompts)
-        groups = rollout(engine, renderer, problems, params, config.group_size, (stage.seed, stage.name, step))
-        tokens_in, tokens_out = prefilled_tokens(groups), sampled_tokens(groups)
-        flops = generation_flops(stage.model, tokens_in, tokens_out, len(groups))
-        run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
+        groups = stage.sample(engine, problems, params, config.group_size, step, renderer=renderer)
+        tokens_out = sampled_tokens(groups)
     with run.phase("reward"):
         groups = score_groups(groups, config.reward)
         for r in (r for group in groups for r in group):

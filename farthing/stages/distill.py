@@ -29,12 +29,11 @@ from farthing.models.divergence import Comparison, token_divergences
 from farthing.models.head import source_logprobs
 from farthing.optim import Optimizer
 from farthing.precision import set_precision
-from farthing.rollout import Rollout, prefilled_tokens, rollout, rollout_metrics, sampled_tokens, score_groups
+from farthing.rollout import Rollout, rollout_metrics, sampled_tokens, score_groups
 from farthing.stages.stage import (
     Stage,
     Stateful,
     batch_sizes,
-    generation_flops,
     held_out,
     is_due,
     open_input,
@@ -137,17 +136,14 @@ def sample(stage: Stage[DistillConfig], engine: Engine, stream: ProblemStream, s
     params = SamplingParams(config.temperature, 1.0, 0, config.max_completion_tokens, tuple(config.stop))
     with run.phase("rollout") as spent:
         problems = stream.take(config.num_prompts)
-        groups = rollout(engine, stage.renderer, problems, params, config.group_size, (stage.seed, stage.name, step))
-        tokens_in, tokens_out = prefilled_tokens(groups), sampled_tokens(groups)
-        flops = generation_flops(stage.model, tokens_in, tokens_out, len(groups))
-        run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
+        groups = stage.sample(engine, problems, params, config.group_size, step)
     with run.phase("reward"):
         groups = score_groups(groups, config.reward)
         for r in (r for group in groups for r in group):
             if r.reward is not None:
                 stream.record(r.problem, r.reward.accuracy)
     stage.keep_some(step, groups)
-    run.log(**rollout_metrics(groups), rollout_tokens_per_s=tokens_out / spent.seconds)
+    run.log(**rollout_metrics(groups), rollout_tokens_per_s=sampled_tokens(groups) / spent.seconds)
     if stream.level is not None:
         run.log(level=stream.level)
     return [r for group in groups for r in group]

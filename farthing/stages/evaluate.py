@@ -13,7 +13,7 @@ from farthing.eval.evaluate import evaluate
 from farthing.files import read_json, write_json
 from farthing.precision import set_precision
 from farthing.renderer import Renderer
-from farthing.stages.stage import Stage, generation_flops, open_input
+from farthing.stages.stage import Stage, count_generation, open_input
 from farthing.tasks.stream import ProblemStream
 
 TABLE = "table.json"
@@ -62,8 +62,7 @@ def ask(stage: Stage[EvaluateConfig], engine: Engine, renderer: Renderer, suite:
     problems = ProblemStream(suite.tasks, stage.seed, suite.test_share).held_out(suite.num_problems)
     params = SamplingParams(suite.temperature, suite.top_p, 0, suite.max_completion_tokens, tuple(suite.stop))
     found = evaluate(engine, renderer, problems, suite.reward, params, suite.samples)
-    flops = generation_flops(engine.model, found.tokens_in, found.tokens_out, len(problems))
-    stage.run.count(tokens_in=found.tokens_in, tokens_out=found.tokens_out, model_flops=flops)
+    count_generation(stage.run, engine.model, found.tokens_in, found.tokens_out, len(problems))
     return found.result.to_json()
 
 

@@ -29,15 +29,13 @@ from farthing.optim import Optimizer
 from farthing.rollout import (
     Group,
     Rollout,
-    prefilled_tokens,
     reward_values,
-    rollout,
     rollout_metrics,
     sampled_tokens,
     score_groups,
     wasted_tokens,
 )
-from farthing.stages.stage import Stage, Stateful, generation_flops, held_out, is_due, training_flops
+from farthing.stages.stage import Stage, Stateful, held_out, is_due, training_flops
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 
@@ -133,11 +131,8 @@ def sample_and_score(
     run, config = stage.run, stage.config
     params = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_completion_tokens, tuple(config.stop))
     with run.phase("rollout") as spent:
-        path = (stage.seed, stage.name, *place)
-        groups = rollout(engine, stage.renderer, problems, params, config.group_size, path)
-        tokens_in, tokens_out = prefilled_tokens(groups), sampled_tokens(groups)
-        flops = generation_flops(stage.model, tokens_in, tokens_out, len(problems))
-        run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
+        groups = stage.sample(engine, problems, params, config.group_size, *place)
+    tokens_out = sampled_tokens(groups)
     run.log(rollout_tokens_per_s=tokens_out / spent.seconds)
     with run.phase("reward"):
         scored = score(groups)

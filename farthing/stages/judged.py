@@ -12,9 +12,8 @@ from farthing.engine.engine import Engine
 from farthing.engine.sampler import SamplingParams
 from farthing.errors import DataError
 from farthing.files import read_json, write_json, write_text
-from farthing.rollout import prefilled_tokens, rollout, sampled_tokens
 from farthing.stages.asking import open_helper
-from farthing.stages.stage import Stage, generation_flops, open_input
+from farthing.stages.stage import Stage, open_input
 from farthing.tasks.stream import ProblemStream
 
 PAIRS, COUNTS = "pairs.jsonl", "judged.json"
@@ -59,10 +58,7 @@ def _make(stage: Stage[Any], config: JudgedConfig, test_share: float) -> tuple[J
         helper.settle()  # what an attempt that was killed has bought and not paid
     with run.phase("rollout"):
         problems = stream.take(config.num_prompts)
-        groups = rollout(engine, stage.renderer, problems, params, 2, (stage.seed, stage.name, "judged"))
-        tokens_in, tokens_out = prefilled_tokens(groups), sampled_tokens(groups)
-        flops = generation_flops(model, tokens_in, tokens_out, len(groups))
-        run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
+        groups = stage.sample(engine, problems, params, 2, "judged")
     candidates = [Candidates(problem, one.text, other.text) for problem, (one, other) in zip(problems, groups, strict=True)]
     with run.phase("reward"):
         found = judge_pairs(candidates, judge, config.judgments, config.min_margin, stage.seed)

@@ -26,7 +26,7 @@ from farthing.models.reward import RewardModel, save_reward_model
 from farthing.optim import Optimizer, learning_rate
 from farthing.precision import Precision, compute_dtype
 from farthing.renderer import Renderer
-from farthing.rollout import Group
+from farthing.rollout import Group, prefilled_tokens, rollout, sampled_tokens
 from farthing.run import Run
 from farthing.sources import stage_folder, stage_model
 from farthing.tasks.problem import Problem
@@ -186,12 +186,23 @@ class Stage(Generic[ConfigT]):
         max_tokens, stop, reward = self._completion_rules()
         params = SamplingParams(config.temperature, config.top_p, 0, max_tokens, stop)
         evaluation = evaluate(engine, self.renderer, problems, reward, params, samples)
-        self.run.count(
-            tokens_in=evaluation.tokens_in,
-            tokens_out=evaluation.tokens_out,
-            model_flops=generation_flops(self.model, evaluation.tokens_in, evaluation.tokens_out, len(problems)),
-        )
+        count_generation(self.run, engine.model, evaluation.tokens_in, evaluation.tokens_out, len(problems))
         return evaluation
+
+    def sample(
+        self,
+        engine: Engine,
+        problems: Sequence[Problem],
+        params: SamplingParams,
+        group_size: int,
+        *place: object,
+        renderer: Renderer | None = None,
+    ) -> list[Group]:
+        """A group of completions for each problem, counted on the open phase; seed, stage and `place` decide what is drawn."""
+        path = (self.seed, self.name, *place)
+        groups_P = rollout(engine, renderer or self.renderer, problems, params, group_size, path)
+        count_generation(self.run, engine.model, prefilled_tokens(groups_P), sampled_tokens(groups_P), len(groups_P))
+        return groups_P
 
     def _completion_rules(self) -> tuple[int, tuple[str, ...], RewardConfig]:
         config: Any = self.config
@@ -301,11 +312,12 @@ def is_due(step: int, every: int) -> bool:
     return every > 0 and (step + 1) % every == 0
 
 
-def generation_flops(model: Decoder, tokens_in: int, tokens_out: int, num_prompts: int) -> int:
-    """FLOPs of prefilling and sampling; contexts are taken at their means."""
+def count_generation(run: Run, model: Decoder, tokens_in: int, tokens_out: int, num_prompts: int) -> None:
+    """Puts tokens prefilled and sampled onto the open phase, with their FLOPs; contexts are taken at their means."""
     prompt = tokens_in / max(num_prompts, 1)
     prefill = model.shape.forward_flops(tokens_in, prompt / 2, num_prompts)
-    return prefill + model.shape.forward_flops(tokens_out, prompt, tokens_out)
+    flops = prefill + model.shape.forward_flops(tokens_out, prompt, tokens_out)
+    run.count(tokens_in=tokens_in, tokens_out=tokens_out, model_flops=flops)
 
 
 def training_flops(model: Decoder, batches: Sequence[Microbatch], with_mtp: bool = False) -> int:

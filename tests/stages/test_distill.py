@@ -184,7 +184,7 @@ def test_a_scratch_student_may_speak_its_teachers_tokens(whole: Path, tmp_path: 
 def test_what_would_be_done_is_forecast_for_the_students_own_size(tmp_path: Path) -> None:
     forecast = {s["name"]: s for s in farthing_json("run", MICRO_DISTILL, "--run-dir", tmp_path / "run", "--dry-run")["stages"]}
     assert "8 samples a step" in forecast["by_answers"]["arithmetic"]
-    assert "20 steps, fewer where 2 passes over the data take fewer" in forecast["by_answers"]["arithmetic"]
+    assert "6 steps, fewer where 2 passes over the data take fewer" in forecast["by_answers"]["arithmetic"]
     assert "4 prompts x 2 completions = 8 of the student's rollouts" in forecast["on_policy"]["arithmetic"]
     assert all(forecast[way]["seconds"] > 0 for way in WAYS)
     assert forecast["by_answers"]["memory_gib"] < forecast["base"]["memory_gib"]
