@@ -159,7 +159,8 @@ class _Batch:
             return
         lengths = [len(r.prompt) for r in requests]
         width = min(round_up(max(lengths), ROUND_TOKENS), self.model.shape.max_positions)
-        shape = round_up(len(requests), ROUND_ROWS), width
+        # rows of padding are work too: of few prompts none, of many a few, so that the matmuls see few different shapes
+        shape = len(requests) if len(requests) < ROUND_ROWS else round_up(len(requests), ROUND_ROWS), width
         tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for row, request in enumerate(requests):
             tokens[row, : lengths[row]] = torch.tensor(request.prompt, device=self.device)

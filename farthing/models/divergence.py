@@ -16,7 +16,7 @@ from torch import Tensor
 
 from farthing.loss import Divergence, divergence
 from farthing.models.decoder import Decoder
-from farthing.models.head import ROUND_LOGITS, chunks
+from farthing.models.head import ROUND_LOGITS, add_product, chunks
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,6 @@ class _TokenDivergences(torch.autograd.Function):
                 scale_R1 = for_logprobs_R[rows, None]
                 grad_RV.sub_(plain_RV.exp().mul_(scale_R1)).scatter_add_(1, targets_R[rows, None], scale_R1)
             grad_RV = grad_RV.to(hidden_RD.dtype)
-            grad_hidden[rows] = grad_RV @ weight_VD
-            grad_weight += grad_RV.T @ hidden_RD[rows]
+            torch.mm(grad_RV, weight_VD, out=grad_hidden[rows])
+            add_product(grad_weight, grad_RV.T, hidden_RD[rows])
         return grad_hidden, grad_weight.to(weight_VD.dtype), None, None, None

@@ -15,8 +15,10 @@ from torch import Tensor
 from farthing.data.batches import Microbatch
 from farthing.models.decoder import Decoder
 
-CHUNK_ELEMENTS = 1 << 23
-"""Logits held at once: 8M, 32 MiB in fp32."""
+CHUNK_ELEMENTS = 1 << 24
+"""Logits held at once: 16M, 64 MiB in fp32."""
+ROUND_CHUNK = 16
+"""Rows of a chunk, where it has so many: products of other numbers of rows are slower."""
 ROUND_LOGITS = 128
 
 
@@ -59,21 +61,38 @@ def source_logprobs(
 
 
 def _chunk_rows(vocab_size: int) -> int:
-    return max(1, CHUNK_ELEMENTS // vocab_size)
+    rows = max(1, CHUNK_ELEMENTS // vocab_size)
+    return rows - rows % ROUND_CHUNK if rows > ROUND_CHUNK else rows
+
+
+class _Logits:
+    """Logits of one chunk after another, in memory taken once: a large tensor taken anew costs as much as the product in it."""
+
+    def __init__(self, hidden_RD: Tensor, weight_VD: Tensor, temperature: float) -> None:
+        self.weight_VD, self.temperature = weight_VD, temperature
+        self.chunks = list(chunks(len(hidden_RD), len(weight_VD)))
+        shape = (self.chunks[0].stop if self.chunks else 0, len(weight_VD))
+        self._product = hidden_RD.new_empty(shape)
+        self._fp32 = self._product if hidden_RD.dtype == torch.float32 else hidden_RD.new_empty(shape, dtype=torch.float32)
+
+    def of(self, hidden_RD: Tensor) -> Tensor:
+        """fp32 [rows, V], good until the next call."""
+        product = torch.mm(hidden_RD, self.weight_VD.T, out=self._product[: len(hidden_RD)])
+        logits = self._fp32[: len(hidden_RD)].copy_(product) if product.dtype != torch.float32 else product
+        return logits if self.temperature == 1 else logits.div_(self.temperature)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        num_rows = hidden_RD.shape[0]
-        logprobs_R = torch.empty(num_rows, dtype=torch.float32, device=hidden_RD.device)
-        entropy_R = torch.empty_like(logprobs_R)
-        log_norm_R = torch.empty_like(logprobs_R)
-        for rows in chunks(num_rows, weight_VD.shape[0]):
-            logits = F.linear(hidden_RD[rows], weight_VD).float().div_(temperature)
-            top = logits.max(dim=-1, keepdim=True).values
+        logprobs_R, entropy_R, log_norm_R = torch.empty(3, len(hidden_RD), dtype=torch.float32, device=hidden_RD.device)
+        held = _Logits(hidden_RD, weight_VD, temperature)
+        weights = torch.empty_like(held.of(hidden_RD[:0]))
+        for rows in held.chunks:
+            logits = held.of(hidden_RD[rows])
+            top = logits.amax(dim=-1, keepdim=True)
             chosen = logits.gather(1, targets_R[rows, None])
-            weights = logits.sub_(top).exp()
+            weights = torch.exp(logits.sub_(top), out=weights.resize_(logits.shape))
             total = weights.sum(dim=-1, keepdim=True)
             log_norm_R[rows] = (top + total.log()).squeeze(1)
             logprobs_R[rows] = chosen.squeeze(1) - log_norm_R[rows]
@@ -89,15 +108,23 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_RD, weight_VD, targets_R, log_norm_R = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_RD)
         grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device)
-        for rows in chunks(hidden_RD.shape[0], weight_VD.shape[0]):
+        held = _Logits(hidden_RD, weight_VD, ctx.temperature)
+        for rows in held.chunks:
             scale = (grad_R[rows] / ctx.temperature)[:, None]
-            logits = F.linear(hidden_RD[rows], weight_VD).float().div_(ctx.temperature)
-            grad_logits = logits.sub_(log_norm_R[rows, None]).exp_().mul_(-scale)
+            grad_logits = held.of(hidden_RD[rows]).sub_(log_norm_R[rows, None]).exp_().mul_(-scale)
             grad_logits.scatter_add_(1, targets_R[rows, None], scale)
             grad_logits = grad_logits.to(hidden_RD.dtype)
-            grad_hidden[rows] = grad_logits @ weight_VD
-            grad_weight += grad_logits.T @ hidden_RD[rows]
+            torch.mm(grad_logits, weight_VD, out=grad_hidden[rows])
+            add_product(grad_weight, grad_logits.T, hidden_RD[rows])
         return grad_hidden, grad_weight.to(weight_VD.dtype), None, None
+
+
+def add_product(sum_VD: Tensor, left_VR: Tensor, right_RD: Tensor) -> None:
+    """sum += left right, the sum in fp32 whatever they are in."""
+    if left_VR.dtype == torch.float32:
+        sum_VD.addmm_(left_VR, right_RD)
+    else:
+        sum_VD += left_VR @ right_RD
 
 
 def chunks(num_rows: int, vocab_size: int) -> list[slice]:
