@@ -1,6 +1,6 @@
-"""The code -> docs/reference.md: every command, recipe key, metric and error. Run it to write the page; a test compares.
+"""The code -> docs/reference.md: every command, recipe key, metric and error; the benches' results -> README.md's table.
 
-`python docs/build.py RUN` also puts the output of a run into README.md.
+Run it to write both; a test compares. `python docs/build.py RUN` also puts the output of a run into README.md.
 """
 
 import inspect
@@ -86,6 +86,45 @@ def shown(verb: str, run_dir: str) -> str:
     return "\n".join(line.rstrip() for line in printed.rstrip().splitlines())
 
 
+MEASURED: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("`make demo`: held-out pass@1 before", "r1-zero-tiny", "{:.1%}", ("pass@1 before",)),
+    ("`make demo`: held-out pass@1 after", "r1-zero-tiny", "{:.1%}", ("pass@1 after",)),
+    ("`make demo`: minutes", "r1-zero-tiny", "{:.1f}", ("time",)),
+    ("SmolLM2-135M, sums by reward alone: points of pass@1 gained", "r1-zero-smollm2", "{:+.1%}", ("pass@1 gain",)),
+    ("SmolLM2-135M: minutes", "r1-zero-smollm2", "{:.1f}", ("time",)),
+    ("the R1 recipe, `r1-tiny`: R1-Zero mixes languages in", "r1-tiny", "{:.1%}", ("r1_zero, mixed",)),
+    ("the R1 recipe: R1 mixes languages in", "r1-tiny", "{:.1%}", ("r1, mixed",)),
+    ("the R1 recipe: reasoning and general tasks, R1-Zero", "r1-tiny", "{:.1%}", ("r1_zero, reasoning", "r1_zero, general")),
+    ("the R1 recipe: reasoning and general tasks, R1", "r1-tiny", "{:.1%}", ("r1, reasoning", "r1, general")),
+    ("SIGKILLs of a stage, after which weights end bit-identical", "kills", "{:.0f}", ("kills while a stage runs",)),
+    ("logprob gap between engine and trainer, fp32, nats", "gap", "{:.0e}", ("r1-zero-smollm2, fp32, mean",)),
+    ("GRPO on SmolLM2, 64 completions of 256 tokens: peak GiB", "memory", "{:.2f}", ("peak resident memory",)),
+)
+"""What README shows: words, bench, how a figure is written, the figures; of several seeds each."""
+
+
+def measured() -> str:
+    """The figures of README.md, from the files that the benches write."""
+    rows = []
+    for words, bench, form, names in MEASURED:
+        path = README.parent / "bench" / "results" / f"{bench}.json"
+        result = json.loads(path.read_text())
+        values = [form.format(f["value"]) for name in names for f in result["figures"] if f["name"] == name]
+        machine = f"{result['machine']['cpu']}, {result['machine']['cores']} cores"
+        rows.append(f"| {words} | {', '.join(values)} | {result['date'][:10]}, {machine} |")
+    return "\n".join(["", "| | each seed | when and where |", "|---|---|---|", *rows, ""])
+
+
+def fill_measured(text: str) -> str:
+    """README.md with the benches' figures as they are now."""
+    return _between(text, "measured", measured())
+
+
+def _between(text: str, name: str, value: str) -> str:
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    return text[: text.index(begin) + len(begin)] + value + text[text.index(end) :]
+
+
 def fill_readme(run_dir: str) -> None:
     """Puts a run's own output between the markers of README.md, with where and when it ran."""
     info = json.loads((Path(run_dir) / "run.json").read_text())
@@ -98,12 +137,12 @@ def fill_readme(run_dir: str) -> None:
     }
     text = README.read_text()
     for name, value in texts.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        text = text[: text.index(begin) + len(begin)] + value + text[text.index(end) :]
+        text = _between(text, name, value)
     README.write_text(text)
 
 
 if __name__ == "__main__":
     Path(__file__).with_name("reference.md").write_text(build())
+    README.write_text(fill_measured(README.read_text()))
     if len(sys.argv) > 1:
         fill_readme(sys.argv[1])

@@ -20,6 +20,12 @@ def test_the_reference_is_what_the_code_says() -> None:
     assert built == (ROOT / "docs" / "reference.md").read_text(), "run: python docs/build.py"
 
 
+def test_the_readme_shows_what_the_benches_wrote() -> None:
+    lines = "import runpy; from pathlib import Path; made = runpy.run_path('docs/build.py')['fill_measured']"
+    lines += "; assert made(Path('README.md').read_text()) == Path('README.md').read_text(), 'run: python docs/build.py'"
+    subprocess.run([sys.executable, "-c", lines], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_between_files_resolve(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
