@@ -73,12 +73,12 @@ class _Logits:
         self.chunks = list(chunks(len(hidden_RD), len(weight_VD)))
         shape = (self.chunks[0].stop if self.chunks else 0, len(weight_VD))
         self._product = hidden_RD.new_empty(shape)
-        self._fp32 = self._product if hidden_RD.dtype == torch.float32 else hidden_RD.new_empty(shape, dtype=torch.float32)
+        self.fp32 = self._product if hidden_RD.dtype == torch.float32 else hidden_RD.new_empty(shape, dtype=torch.float32)
 
     def of(self, hidden_RD: Tensor) -> Tensor:
         """fp32 [rows, V], good until the next call."""
         product = torch.mm(hidden_RD, self.weight_VD.T, out=self._product[: len(hidden_RD)])
-        logits = self._fp32[: len(hidden_RD)].copy_(product) if product.dtype != torch.float32 else product
+        logits = self.fp32[: len(hidden_RD)].copy_(product) if product.dtype != torch.float32 else product
         return logits if self.temperature == 1 else logits.div_(self.temperature)
 
 
@@ -87,12 +87,12 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         logprobs_R, entropy_R, log_norm_R = torch.empty(3, len(hidden_RD), dtype=torch.float32, device=hidden_RD.device)
         held = _Logits(hidden_RD, weight_VD, temperature)
-        weights = torch.empty_like(held.of(hidden_RD[:0]))
+        spare = torch.empty_like(held.fp32)
         for rows in held.chunks:
             logits = held.of(hidden_RD[rows])
             top = logits.amax(dim=-1, keepdim=True)
             chosen = logits.gather(1, targets_R[rows, None])
-            weights = torch.exp(logits.sub_(top), out=weights.resize_(logits.shape))
+            weights = torch.exp(logits.sub_(top), out=spare[: len(logits)])
             total = weights.sum(dim=-1, keepdim=True)
             log_norm_R[rows] = (top + total.log()).squeeze(1)
             logprobs_R[rows] = chosen.squeeze(1) - log_norm_R[rows]
