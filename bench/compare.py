@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=5, help="of each side, those dropped not counted")
     parser.add_argument("--threads", type=int, default=0, help="of each side; 0: one for each core")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; goes to runs/bench, no report")
+    parser.add_argument("--cases", nargs="*", help="only those whose names begin so, such as 'batch 32'; the result says so")
     parser.add_argument("--peers", nargs="*", help="only these sides beside farthing, by the first word of their name")
 
 
@@ -79,6 +80,9 @@ def measure(name: str, args: argparse.Namespace, cases_of: Callable[[Precision],
         limits = measure_limits(precision)
         finished = []
         for case in cases_of(precision):
+            if args.cases is not None and not case.name.startswith(tuple(args.cases)):
+                notes.append(f"{case.name}: left out.")
+                continue
             taken, absent, versions = run(case, args)
             limits = limits.better(measure_limits(precision))
             finished.append((case, taken))

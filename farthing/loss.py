@@ -123,7 +123,7 @@ def unbiased_kl(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
 
 
 def cross_entropy(logprobs_R: Tensor, num_loss_tokens: int) -> Tensor:
-    """-sum(logprobs) / tokens of the whole step, in nats; for pretrain and sft."""
+    """-sum(logprobs) / tokens of the whole step, in nats, of each logprob or of their sum; for pretrain and sft."""
     return -logprobs_R.sum() / max(num_loss_tokens, 1)
 
 

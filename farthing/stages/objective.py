@@ -16,7 +16,7 @@ from farthing.config import ExpertsConfig, MtpConfig
 from farthing.data.batches import Microbatch
 from farthing.loss import cross_entropy
 from farthing.models.decoder import Decoder
-from farthing.models.head import source_logprobs
+from farthing.models.head import total_logprob
 from farthing.models.moe import Routing, add_loads
 
 
@@ -64,8 +64,8 @@ class Objective:
         batch = batch.to(model.embed.weight.device)
         routing = Routing(sequences(batch), len(batch.rows), weights.balance > 0) if model.shape.moe else None
         hidden_1SD = model(batch.tokens_1S, batch.positions_1S, batch.attend, routing)
-        logprobs_R, _ = source_logprobs(model, hidden_1SD.squeeze(0), batch.sources_R, batch.targets_R)
-        loss = cross_entropy(logprobs_R, self.num_loss_tokens)
+        total = total_logprob(model, hidden_1SD.squeeze(0), batch.sources_R, batch.targets_R)
+        loss = cross_entropy(total, self.num_loss_tokens)
         self.tally.loss += float(loss.detach())
         if weights.mtp:
             mtp_loss = self._mtp_loss(hidden_1SD, batch, routing)
@@ -89,8 +89,8 @@ class Objective:
                 # the last `depth` places of a row look beyond its end: what they choose counts nowhere
                 routing.sequences_N = sequences_S.where(sequences_S.roll(-depth) == sequences_S, -1)
             hidden_1SD = self.model.look_ahead(depth, hidden_1SD, next_1S, batch.positions_1S, batch.attend, routing)
-            logprobs_R, _ = source_logprobs(self.model, hidden_1SD.squeeze(0), *ahead(batch, depth))
-            total = total + cross_entropy(logprobs_R, num_tokens)
+            logprob = total_logprob(self.model, hidden_1SD.squeeze(0), *ahead(batch, depth))
+            total = total + cross_entropy(logprob, num_tokens)
             # what rolls in from the next sequence stands only where nothing is predicted, and no other place sees it
             next_1S = next_1S.roll(-1, dims=1)
         if routing is not None:

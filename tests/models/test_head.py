@@ -52,6 +52,24 @@ def test_values_and_gradients_equal_the_reference(
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("num_real", [0, 1, ROWS])
+@pytest.mark.parametrize("chunk_elements", [1, 61 * 4, 1 << 23])
+def test_the_sum_has_the_gradient_of_its_parts(
+    model: Decoder, hidden: Tensor, targets: Tensor, num_real: int, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without rows that only fill up, and scaled, as a loss does."""
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk_elements)
+    places, chosen = torch.arange(ROWS).flip(0)[:num_real], targets[:num_real]
+    apart = head.source_logprobs(model, hidden, places, chosen)[0].sum()
+    whole = head.total_logprob(model, hidden, places, chosen)
+    torch.testing.assert_close(whole, apart)
+    expected, got = (torch.autograd.grad(-x / 7, (hidden, model.head_weight)) for x in (apart, whole))
+    for one, other in zip(expected, got, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(head.total_logprob(model, hidden, places, chosen), apart)
+
+
 def test_gradient_equals_finite_differences(model: Decoder, hidden: Tensor, targets: Tensor) -> None:
     direction = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(5))
     logprobs, _ = token_logprobs(model, hidden, targets, 0.8)
