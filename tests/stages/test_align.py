@@ -265,8 +265,10 @@ def test_a_reward_model_that_likes_length_is_caught_and_the_best_checkpoint_kept
 
     monkeypatch.setattr(Stage, "finish", die_once)
     args = [arg for setting in settings for arg in ("--set", setting)]
-    assert farthing_here("run", tmp_path / "broken.toml", "--run-dir", copied, "--plain", *args).returncode == 130
-    output = run(copied, *settings, recipe=tmp_path / "broken.toml")
+    first = farthing_here("run", tmp_path / "broken.toml", "--run-dir", copied, "--plain", *args)
+    assert first.returncode == 130
+    # the alarm is said in the attempt that raises it, and again only where its step is done again
+    output = first.stdout + run(copied, *settings, recipe=tmp_path / "broken.toml")
     assert seen[0] == seen[1] == result_of(copied, "r1")["weights_sha256"]
     assert result_of(copied, "rm_helpful")["preferences"]["length_correlation"] > 0.5
     rows, result = steps(copied, "r1"), result_of(copied, "r1")
