@@ -44,21 +44,52 @@ inline void multiply_tile(int64_t depth, const float* a, int64_t row, int64_t co
     for (int n = 0; n < N; n++) *(Lanes*)(c + m * ldc + n * kLanes) = sum[m][n];
 }
 
-template <int N>
-inline void multiply_columns(int64_t rows, int64_t depth, const float* a, int64_t row, int64_t column, const float* b,
-                             int64_t ldb, float* c, int64_t ldc) {
-  int64_t i = 0;
-  for (; i + 4 <= rows; i += 4) multiply_tile<4, N>(depth, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
-  for (; i < rows; i++) multiply_tile<1, N>(depth, a + i * row, row, column, b, ldb, c + i * ldc, ldc);
+template <int M, int N>
+inline void multiply_row_block(int64_t columns, int64_t depth, const float* a, int64_t row, int64_t column, const float* b,
+                               int64_t ldb, float* c, int64_t ldc) {
+  int64_t j = 0;
+  for (; j + N * kLanes <= columns; j += N * kLanes) multiply_tile<M, N>(depth, a, row, column, b + j, ldb, c + j, ldc);
+  for (; j < columns; j += kLanes) multiply_tile<M, 1>(depth, a, row, column, b + j, ldb, c + j, ldc);
 }
 
-// C[rows, columns] += A[rows, depth] B[depth, columns]; columns are a multiple of kLanes
+// C[rows, columns] += A[rows, depth] B[depth, columns]; columns are a multiple of kLanes. Each sum runs in order of depth.
 void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t row, int64_t column, const float* b,
               int64_t ldb, float* c, int64_t ldc) {
-  int64_t j = 0;
-  for (; j + 2 * kLanes <= columns; j += 2 * kLanes)
-    multiply_columns<2>(rows, depth, a, row, column, b + j, ldb, c + j, ldc);
-  if (j < columns) multiply_columns<1>(rows, depth, a, row, column, b + j, ldb, c + j, ldc);
+  const int64_t whole = rows / 4 * 4;
+  for (int64_t j = 0; whole && j < columns;) {
+    const bool is_pair = j + 2 * kLanes <= columns;
+    for (int64_t i = 0; i < whole; i += 4)
+      if (is_pair)
+        multiply_tile<4, 2>(depth, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
+      else
+        multiply_tile<4, 1>(depth, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
+    j += is_pair ? 2 * kLanes : kLanes;
+  }
+  // few rows take more columns at once, so that as many sums are on their way
+  a += whole * row, c += whole * ldc;
+  if (rows - whole == 3) multiply_row_block<3, 2>(columns, depth, a, row, column, b, ldb, c, ldc);
+  if (rows - whole == 2) multiply_row_block<2, 4>(columns, depth, a, row, column, b, ldb, c, ldc);
+  if (rows - whole == 1) multiply_row_block<1, 8>(columns, depth, a, row, column, b, ldb, c, ldc);
+}
+
+inline float sum_of(Lanes x) {
+  typedef float Quarter __attribute__((vector_size(16), may_alias));
+  Quarter parts[kLanes / 4];
+  std::memcpy(parts, &x, sizeof x);
+  for (int i = kLanes / 8; i > 0; i /= 2)
+    for (int j = 0; j < i; j++) parts[j] += parts[j + i];
+  return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
+}
+
+template <int M>
+inline void dots(const float* x, const float* rows, int64_t width, float* out) {
+  Lanes sum[M];
+  for (int m = 0; m < M; m++) sum[m] = *(const Lanes*)x * *(const Lanes*)(rows + m * width);
+  for (int64_t i = kLanes; i < width; i += kLanes) {
+    const Lanes left = *(const Lanes*)(x + i);
+    for (int m = 0; m < M; m++) sum[m] += left * *(const Lanes*)(rows + m * width + i);
+  }
+  for (int m = 0; m < M; m++) out[m] = sum_of(sum[m]);
 }
 
 // One head's rows of a [tokens, heads, width] array that may be a view with a longer row
@@ -303,6 +334,11 @@ struct Running {
   }
 };
 
+// What a task needs while it attends to one tile of keys
+struct Scratch {
+  std::vector<float> scores, best, added, keys, values;
+};
+
 // `rows` of the cache as fp32 rows of `padded` width: in place where they are that already, else through `scratch`
 template <typename T>
 const float* as_rows(const T* from, int64_t rows, int64_t width, int64_t padded, std::vector<float>& scratch) {
@@ -313,31 +349,75 @@ const float* as_rows(const T* from, int64_t rows, int64_t width, int64_t padded,
   return scratch.data();
 }
 
-// Queries, transposed [width, columns], against `count` keys in a row; `first` is their place in `running`
+// Many queries, transposed [width, columns], against `count` keys that all of them see: a column of scores is a query's
 template <typename T>
-void attend_range(const std::vector<float>& turned, int64_t columns, int64_t queries, const T* keys, const T* values,
-                  int64_t count, int64_t width, int64_t value_width, Running& running, int64_t first) {
+void attend_shared(const std::vector<float>& turned, int64_t columns, int64_t queries, const T* keys, const T* values,
+                   int64_t count, int64_t width, int64_t value_width, Running& running, Scratch& scratch) {
   const int64_t padded = round_up(width, kLanes);
-  std::vector<float> scores(kKeys * columns), key_scratch, value_scratch;
   for (int64_t tile = 0; tile < count; tile += kKeys) {
     const int64_t held = std::min(kKeys, count - tile);
-    std::fill(scores.begin(), scores.end(), 0.f);
-    const float* key_rows = as_rows(keys + tile * width, held, width, padded, key_scratch);
-    multiply(held, columns, width, key_rows, padded, 1, turned.data(), columns, scores.data(), columns);
-    for (int64_t r = 0; r < queries; r++) {
-      float best = running.top[first + r];
-      for (int64_t t = 0; t < held; t++) best = std::max(best, scores[t * columns + r]);
-      running.shrink(first + r, best);
-      for (int64_t t = 0; t < held; t++) scores[t * columns + r] -= best;
-    }
-    for (int64_t t = 0; t < held; t++) {
-      float* row = scores.data() + t * columns;
+    scratch.scores.assign(held * columns, 0.f);
+    scratch.best.assign(columns, kNever);
+    scratch.added.assign(columns, 0.f);
+    float *scores = scratch.scores.data(), *best = scratch.best.data(), *added = scratch.added.data();
+    const float* key_rows = as_rows(keys + tile * width, held, width, padded, scratch.keys);
+    multiply(held, columns, width, key_rows, padded, 1, turned.data(), columns, scores, columns);
+    std::copy_n(running.top.data(), queries, best);
+    for (int64_t t = 0; t < held; t++)
 #pragma omp simd
-      for (int64_t r = 0; r < columns; r++) row[r] = fast_exp(row[r]);
-      for (int64_t r = 0; r < queries; r++) running.total[first + r] += row[r];
+      for (int64_t r = 0; r < columns; r++) best[r] = std::max(best[r], scores[t * columns + r]);
+    for (int64_t r = 0; r < queries; r++) running.shrink(r, best[r]);
+    for (int64_t t = 0; t < held; t++)
+#pragma omp simd
+      for (int64_t r = 0; r < columns; r++) {
+        const float weight = fast_exp(scores[t * columns + r] - best[r]);
+        scores[t * columns + r] = weight;
+        added[r] += weight;
+      }
+    for (int64_t r = 0; r < queries; r++) running.total[r] += added[r];
+    const float* value_rows = as_rows(values + tile * value_width, held, value_width, running.width, scratch.values);
+    multiply(queries, running.width, held, scores, 1, columns, value_rows, running.width, running.sum.data(), running.width);
+  }
+}
+
+template <typename T>
+inline void prefetch(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i);
+}
+
+// The few queries of one slot, rows [queries, padded width], against its own `count` keys: a row of scores is a query's;
+// `first` is the queries' place in `running`. Every key is read once, from memory: what is read after a tile of keys, its values
+// and the keys that follow (`next` after the last), is asked for while the tile is worked on.
+template <typename T>
+void attend_own(const float* rows, int64_t queries, const T* keys, const T* values, int64_t count, int64_t width,
+                int64_t value_width, Running& running, int64_t first, const T* next, Scratch& scratch) {
+  const int64_t padded = round_up(width, kLanes);
+  scratch.scores.resize(queries * kKeys);
+  float* scores = scratch.scores.data();
+  for (int64_t tile = 0; tile < count; tile += kKeys) {
+    const int64_t held = std::min(kKeys, count - tile);
+    const T *after = tile + kKeys < count ? keys + (tile + kKeys) * width : next, *tile_values = values + tile * value_width;
+    const float* key_rows = as_rows(keys + tile * width, held, width, padded, scratch.keys);
+    for (int64_t r = 0; r < queries; r++) {
+      float *row = scores + r * kKeys, best = running.top[first + r], added = 0;
+      int64_t t = 0;
+      for (; t + 4 <= held; t += 4) {
+        if (r == 0) prefetch(tile_values + t * value_width, 4 * value_width), prefetch(after + t * width, 4 * width);
+        dots<4>(rows + r * padded, key_rows + t * padded, padded, row + t);
+      }
+      for (; t < held; t++) dots<1>(rows + r * padded, key_rows + t * padded, padded, row + t);
+#pragma omp simd reduction(max : best)
+      for (int64_t i = 0; i < held; i++) best = row[i] > best ? row[i] : best;
+      running.shrink(first + r, best);
+#pragma omp simd reduction(+ : added)
+      for (int64_t i = 0; i < held; i++) {
+        row[i] = fast_exp(row[i] - best);
+        added += row[i];
+      }
+      running.total[first + r] += added;
     }
-    const float* value_rows = as_rows(values + tile * value_width, held, value_width, running.width, value_scratch);
-    multiply(queries, running.width, held, scores.data(), 1, columns, value_rows, running.width,
+    const float* value_rows = as_rows(tile_values, held, value_width, running.width, scratch.values);
+    multiply(queries, running.width, held, scores, kKeys, 1, value_rows, running.width,
              running.sum.data() + first * running.width, running.width);
   }
 }
@@ -366,26 +446,29 @@ void decode(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_
   for (int64_t task = 0; task < num_groups * cache.num_kv_heads; task++) {
     const int64_t group = task / cache.num_kv_heads, kv_head = task % cache.num_kv_heads;
     const int64_t *member = slots + firsts[group], count = firsts[group + 1] - firsts[group], queries = count * repeat;
-    const int64_t columns = round_up(queries, kLanes), own_columns = round_up(repeat, kLanes);
+    const int64_t columns = round_up(queries, kLanes), padded = round_up(width, kLanes);
+    const int64_t common = count > 1 ? shared[group] : 0;  // alone, a slot has no one to share with
     Running running(queries, round_up(value_width, kLanes));
-    std::vector<float> turned(width * columns), own(width * own_columns);
+    Scratch scratch;
+    std::vector<float> rows(queries * padded), turned(common ? width * columns : 0);
     for (int64_t m = 0; m < count; m++) {
       const int64_t slot = member[m];
       std::copy_n(k + slot * k_stride + kv_head * width, width, cache.key(slot, kv_head, positions[slot]));
       std::copy_n(v + slot * v_stride + kv_head * value_width, value_width, cache.value(slot, kv_head, positions[slot]));
-      for (int64_t r = 0; r < repeat; r++) {
-        const T* query = q + slot * q_stride + (kv_head * repeat + r) * width;
-        for (int64_t i = 0; i < width; i++) turned[i * columns + m * repeat + r] = load(query, i) * scale;
-      }
+      copy_rows<const T>({q + slot * q_stride, width, width}, 0, kv_head * repeat, repeat, scale,
+                         rows.data() + m * repeat * padded, padded);
     }
-    attend_range(turned, columns, queries, cache.key(member[0], kv_head, 0), cache.value(member[0], kv_head, 0),
-                 shared[group], width, value_width, running, 0);
-    for (int64_t m = 0; m < count; m++) {
-      const int64_t slot = member[m], from = shared[group];
+    if (common) {
       for (int64_t i = 0; i < width; i++)
-        std::copy_n(turned.data() + i * columns + m * repeat, repeat, own.data() + i * own_columns);
-      attend_range(own, own_columns, repeat, cache.key(slot, kv_head, from), cache.value(slot, kv_head, from),
-                   positions[slot] + 1 - from, width, value_width, running, m * repeat);
+        for (int64_t r = 0; r < queries; r++) turned[i * columns + r] = rows[r * padded + i];
+      attend_shared(turned, columns, queries, cache.key(member[0], kv_head, 0), cache.value(member[0], kv_head, 0),
+                    common, width, value_width, running, scratch);
+    }
+    for (int64_t m = 0; m < count; m++) {
+      const int64_t slot = member[m], next = member[std::min(m + 1, count - 1)];
+      attend_own(rows.data() + m * repeat * padded, repeat, cache.key(slot, kv_head, common),
+                 cache.value(slot, kv_head, common), positions[slot] + 1 - common, width, value_width, running, m * repeat,
+                 cache.key(next, kv_head, common), scratch);
       for (int64_t r = 0; r < repeat; r++) {
         T* to = out + (slot * num_heads + kv_head * repeat + r) * value_width;
         const int64_t query = m * repeat + r;
