@@ -30,12 +30,15 @@ from bench import (
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
-    measured = (audit, claims, data, distill, fp8, gap, install, kills, ledger, memory, mla, moe, mtp, startup)
+    measured = (audit, claims, data, distill, fp8, gap, install, ledger, memory, mla, moe, mtp, startup)
     for name, module in {module.__name__.removeprefix("bench."): module for module in measured}.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__))
+    for name in kills.CASES:
+        kills.add_arguments(commands.add_parser(name, help=kills.__doc__), name)
     for recipe in learning.TARGETS:
         learning.add_arguments(commands.add_parser(recipe, help=f"{recipe}: seeds, held-out accuracy, time"), recipe)
-    pipeline.add_arguments(commands.add_parser(pipeline.RECIPE, help=pipeline.__doc__))
+    for recipe in pipeline.RECIPES:
+        pipeline.add_arguments(commands.add_parser(recipe, help=pipeline.__doc__), recipe)
     for name in rollout.SHAPES:
         rollout.add_arguments(commands.add_parser(name, help=f"{name} against peers"), name)
     for name in training.GRPO:

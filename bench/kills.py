@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import hashlib
 import json
 import random
 import signal
@@ -9,30 +10,55 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from bench.results import Figure, write
 
-MICRO = Path(__file__).parent.parent / "tests" / "data" / "micro.toml"
+RECIPES = Path(__file__).parent.parent / "tests" / "data"
 SET_UP_EVERY = 5
 """So many kills of a stage for one before any begins."""
-LONGER = ("--set", "base.num_steps=400", "--set", "r1_zero.num_steps=200")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True)
+class Case:
+    """A recipe of seconds, and how many steps its stages take here: long enough for all the kills to fall into one run."""
+
+    recipe: Path
+    steps: dict[str, int]
+
+    @property
+    def command(self) -> list[str]:
+        longer = [argument for stage, n in self.steps.items() for argument in ("--set", f"{stage}.num_steps={n}")]
+        return [sys.executable, "-m", "farthing", "run", str(self.recipe), "--plain", *longer]
+
+
+CASES = {
+    "kills": Case(RECIPES / "micro.toml", {"base": 400, "r1_zero": 200}),
+    "kills-r1": Case(
+        RECIPES / "micro_r1.toml",
+        {"base": 200, "r1_zero": 30, "dev2": 40, "rejection": 20, "rm_helpful": 60, "rm_harmless": 60, "r1": 40,
+         "student_on_policy": 40},
+    ),
+}  # fmt: skip
+"""R1-Zero alone, and every stage of the R1 recipe."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--kills", type=int, default=22)
     parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(measure=measure)
+    parser.set_defaults(measure=lambda args: measure(name, args))
 
 
-def measure(args: argparse.Namespace) -> Path:
-    rng = random.Random(args.seed)
+def measure(name: str, args: argparse.Namespace) -> Path:
+    rng, case = random.Random(args.seed), CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         whole, pieces = Path(folder) / "whole", Path(folder) / "pieces"
         started, started_at = time.monotonic(), time.time()
-        process = _start(whole)
+        process = _start(case, whole)
         while not (whole / "metrics.jsonl").is_file() and process.poll() is None:
             time.sleep(0.01)
         setup_s = time.monotonic() - started
@@ -43,20 +69,23 @@ def measure(args: argparse.Namespace) -> Path:
         ended = datetime.datetime.fromisoformat(bill["attempts"][0]["ended_at"]).timestamp()
         # short enough that all the kills fit into one run
         latest = 1.5 * (seconds - setup_s) / args.kills
-        early = killed = 0
+        early, hit = 0, []
         for number in range(args.kills):
             if number % SET_UP_EVERY == 0:
-                early += _killed(pieces, "", rng.uniform(0.3, 1) * setup_s)
-            killed += _killed(pieces, "stage ", rng.uniform(0, latest))
-        _start(pieces).communicate()
-        one, many, bill = _json("show", whole), _json("show", pieces), _json("bill", pieces)
-    equal = sum(a["weights_sha256"] == b["weights_sha256"] for a, b in zip(one["stages"], many["stages"], strict=True))
+                early += _killed(case, pieces, "", rng.uniform(0.3, 1) * setup_s)
+            if _killed(case, pieces, "stage ", rng.uniform(0, latest)):
+                hit.append(_stage_at_work(pieces))
+        _start(case, pieces).communicate()
+        stages, bill = _json("show", whole)["stages"], _json("bill", pieces)
+        made = [(_made(whole, stage), _made(pieces, stage)) for stage in stages]
+    equal, killed = sum(one == many for one, many in made), len(hit)
     sums = sum(Decimal(a["usd"]) for a in bill["attempts"]) == Decimal(bill["total_usd"])
     dead = [a for a in bill["attempts"] if a["outcome"] == "killed"]
     figures = [
         Figure("kills while a stage runs", killed, "", args.kills, "20 random moments", killed >= 20, seeds=[args.seed]),
         Figure("kills during set-up", early, "", early, seeds=[args.seed]),
-        Figure("stages with equal digests", equal, f"of {len(one['stages'])}", 1, "all", equal == len(one["stages"])),
+        Figure("stages that were hit", len(set(hit)), f"of {len(made)}", killed),
+        Figure("stages with equal digests", equal, f"of {len(made)}", 1, "all", equal == len(made)),
         Figure("ledger sums exact", float(sums), "", 1, "1", sums),
         Figure(
             "dead attempts on the bill",
@@ -78,17 +107,16 @@ def measure(args: argparse.Namespace) -> Path:
         ),
         Figure("wasted", float(bill["wasted_usd"]) / float(bill["total_usd"]) * 100, "% of the bill", killed),
     ]
-    return write("kills", f"python -m bench kills --kills {args.kills} --seed {args.seed}", figures)
+    return write(name, f"python -m bench {name} --kills {args.kills} --seed {args.seed}", figures)
 
 
-def _start(run_dir: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "farthing", "run", str(MICRO), "--run-dir", str(run_dir), "--plain", *LONGER]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def _start(case: Case, run_dir: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen([*case.command, "--run-dir", str(run_dir)], stdout=subprocess.PIPE, text=True)
 
 
-def _killed(run_dir: Path, wait_for: str, seconds: float) -> bool:
+def _killed(case: Case, run_dir: Path, wait_for: str, seconds: float) -> bool:
     """SIGKILL so many seconds after a line that begins with `wait_for`; False where the process had ended by then."""
-    process = _start(run_dir)
+    process = _start(case, run_dir)
     assert process.stdout is not None
     if wait_for:
         next((line for line in process.stdout if line.startswith(wait_for)), None)
@@ -96,6 +124,29 @@ def _killed(run_dir: Path, wait_for: str, seconds: float) -> bool:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return process.returncode == -signal.SIGKILL
+
+
+def _stage_at_work(run_dir: Path) -> str:
+    """The first stage that has no result yet."""
+    stages = json.loads((run_dir / "recipe.json").read_text())["stages"]
+    return next((name for name in stages if not (run_dir / "stages" / name / "result.json").is_file()), "")
+
+
+def _made(run_dir: Path, stage: dict[str, Any]) -> str:
+    """Digest of what the stage left: its model's files, its samples, or its table without what the models have cost."""
+    folder = run_dir / "stages" / stage["name"]
+    if stage["kind"] == "evaluate":
+        rows = json.loads((folder / "table.json").read_text())["rows"]
+        return _digest([json.dumps([row["model"], row["suites"]]).encode() for row in rows])
+    left = sorted(p for p in (folder / "model").glob("*") if p.is_file()) or [folder / "data.jsonl"]
+    return _digest(path.read_bytes() for path in left)
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _json(verb: str, run_dir: Path) -> Any:

@@ -4,7 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -59,20 +59,11 @@ def run_dir_of(recipe: str, seed: int, root: Path) -> Path:
     return root / f"{recipe}-s{seed}"
 
 
-def run_once(recipe: str, seed: int, root: Path) -> dict[str, Any]:
+def run_once(recipe: str, seed: int, root: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     run_dir = run_dir_of(recipe, seed, root)
-    command = [
-        sys.executable,
-        "-m",
-        "farthing",
-        "run",
-        recipe,
-        "--seed",
-        str(seed),
-        "--run-dir",
-        str(run_dir),
-        "--plain",
-    ]
+    changed = [argument for override in overrides for argument in ("--set", override)]
+    words = ["run", recipe, "--seed", str(seed), "--run-dir", str(run_dir), "--plain", *changed]
+    command = [sys.executable, "-m", "farthing", *words]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return dict(_json("show", run_dir))
 

@@ -9,7 +9,6 @@ import resource
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from bench.kills import LONGER, MICRO
+from bench.kills import CASES
 from bench.results import RESULTS, Figure, write
 from farthing.attempt import start_entry
 from farthing.clock import PhaseClock
@@ -241,7 +240,7 @@ def full_disk(mount: Path) -> list[Figure]:
 
 def hours_off(run_dir: Path) -> float:
     """Percent between what the phases of a run sum to and the time from the start of its process to the end of its attempt."""
-    command = [sys.executable, "-m", "farthing", "run", str(MICRO), "--run-dir", str(run_dir), "--plain", *LONGER]
+    command = [*CASES["kills"].command, "--run-dir", str(run_dir)]
     started_s = time.time()
     subprocess.run(command, check=True, capture_output=True)
     with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:

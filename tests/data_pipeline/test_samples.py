@@ -46,7 +46,7 @@ def test_a_worked_solution_becomes_a_chain_and_an_answer(record: dict[str, str])
     ],
 )
 def test_what_is_neither_is_named_with_its_line(record: object, named: str) -> None:
-    with pytest.raises(DataError, match="mine.jsonl:7") as raised:
+    with pytest.raises(DataError, match=r"mine\.jsonl:7") as raised:
         of(record)
     assert named in str(raised.value)
 
