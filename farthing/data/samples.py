@@ -3,8 +3,8 @@
 One object a line: "question" and "completion" (the whole text, <think> and <answer> tags included), and optionally "task",
 "domain" (reasoning or general), "source" (the stage or file it comes from) and "answer". Any other key is an error.
 
-Worked solutions are read too: "question", "solution" and "answer", or GSM8K's own files (arXiv:2110.14168), whose "answer" is the
-solution with "#### 42" as its last line. The solution becomes the chain, without GSM8K's marks for a calculator.
+Worked solutions are read too: "question", "solution" and "answer", or GSM8K's own files (arXiv:2110.14168), whose "answer" is
+the solution with "#### 42" as its last line. The solution becomes the chain, without GSM8K's marks for a calculator.
 """
 
 import json

@@ -79,7 +79,10 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
         ("mfu", rf"(?:at|with|and|reaching|achiev\w+) (?:an? )?{_N} ?(?:%|percent|per cent) mfu"),
         ("mfu_ratio", rf"mfu(?: of| was| is| at|:|=)* ?{_N}(?! ?%)"),
         ("aside_percent", rf"{_N} ?(?:%|percent\b|per cent\b|times\b|x (?:less|cheaper|more|lower|higher|the|fewer)|-fold)"),
-        ("each", rf"(?:at|for|x|\*|times) {_CUR} ?{_N}(?: ?{_MONEY})?(?= each\b| apiece\b| ?=)"),
+        (
+            "each",
+            rf"(?:at|for|x|\*|times)(?: an? (?:average|mean|price|rate|cost) of)? {_CUR} ?{_N}(?: ?{_MONEY})?(?= each\b| apiece\b| ?=)",
+        ),
         ("usd", rf"{_CUR} ?{_N}(?:[ -]?{_MONEY})?"),
         ("usd", rf"{_N}[ -]?{_MONEY}\b"),
         (
