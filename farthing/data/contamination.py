@@ -6,13 +6,15 @@ still gives the solution away.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from farthing.data import pii
+from farthing.data.normalise import normalise
 from farthing.data.reading import Intake, file_documents, kind_of
 from farthing.data.recipe import DecontaminateConfig, EvaluationSetConfig, ReadConfig
 from farthing.data.words import Hashes, Words, ngrams, ngrams_of_lengths, starts_within, words
@@ -54,18 +56,22 @@ class _Table:
         self.maybe[self.hashes >> np.uint64(64 - FILTER_BITS)] = True
 
     def find(self, grams: Hashes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(positions in `grams`, first item with that n-gram); the bit table turns nearly all away without a search."""
+        """(positions in `grams`, item), one pair for each item that has the n-gram; the bit table turns nearly all away without
+        a search."""
         at = np.flatnonzero(self.maybe[grams >> np.uint64(64 - FILTER_BITS)])
-        place = np.minimum(np.searchsorted(self.hashes, grams[at]), len(self.hashes) - 1)
-        hit = self.hashes[place] == grams[at]
-        return at[hit], self.items[place[hit]]
+        first = np.searchsorted(self.hashes, grams[at])
+        counts = np.searchsorted(self.hashes, grams[at], side="right") - first
+        # place 0, 1, ... of each run of equal hashes
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(at, counts), self.items[np.repeat(first, counts) + within]
 
 
 class ContaminationIndex:
     """Looks documents up in all evaluation sets of a recipe and keeps count."""
 
-    def __init__(self, config: DecontaminateConfig, base: Path) -> None:
-        self.config = config
+    def __init__(self, config: DecontaminateConfig, base: Path, masked: Collection[str] = ()) -> None:
+        """`masked`: kinds of personal data that are masked in the documents, and so in the items."""
+        self.config, self.masked = config, masked
         self.reports = [SetReport(s.name) for s in config.sets]
         self._owner: list[tuple[int, int]] = []
         """item -> (set, number in the set)."""
@@ -89,7 +95,7 @@ class ContaminationIndex:
         parts: dict[tuple[str, int], list[tuple[Hashes, npt.NDArray[np.int64]]]],
     ) -> None:
         report, config = self.reports[number], self.config
-        found = words([text.lower().encode() for _, text in texts])
+        found = words([self._as_documents_are(text).encode() for _, text in texts])
         for d, (row, _) in enumerate(texts):
             report.num_items = max(report.num_items, row + 1)
             own = slice(found.offsets[d], found.offsets[d + 1])
@@ -104,6 +110,11 @@ class ContaminationIndex:
             if config.mask_numbers:
                 grams = ngrams(found.masked()[own], length)[_wordy(found.is_number_W[own], length)]
                 parts.setdefault(("numbers masked", length), []).append((grams, np.full(len(grams), item)))
+
+    def _as_documents_are(self, text: str) -> str:
+        """As a document reads when it is looked up: see the order of the steps in steps.py."""
+        text = normalise(text)
+        return (pii.mask(text, pii.find(text, self.masked)) if self.masked else text).lower()
 
     def check(self, found: Words) -> list[str | None]:
         """For each document of the batch: None, or the set and the kind of match that make it contaminated."""

@@ -10,7 +10,6 @@ CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\ufeff\ud800-\u
 """C0 and C1 without tab and newline, zero-width space, byte-order marks, and surrogates, which are no characters."""
 ASCII_CONTROLS = bytes(b for b in (*range(32), 127) if b not in b"\t\n")
 BREAKS = re.compile("\r\n?|[\x85\u2028\u2029]")
-TRAILING = re.compile(r"[ \t]+(?=\n)|[ \t\n]+\Z")
 
 
 def normalise(text: str) -> str:
@@ -25,5 +24,6 @@ def normalise(text: str) -> str:
         if not unicodedata.is_normalized("NFC", text):
             text = unicodedata.normalize("NFC", text)
     if " \n" in text or "\t\n" in text or text[-1:] in (" ", "\t", "\n"):
-        text = TRAILING.sub("", text)
+        # by lines: a regular expression would try every blank of a long run as its beginning
+        text = "\n".join([line.rstrip(" \t") for line in text.split("\n")]).rstrip("\n")
     return text

@@ -1,4 +1,4 @@
-"""Parquet files <-> documents, a few hundred rows at a time."""
+"""Parquet files -> documents, a few dozen rows at a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,8 @@ from farthing.errors import DataError
 if TYPE_CHECKING:
     from farthing.data.reading import Document, Intake
 
-BATCH_ROWS = 256
+BATCH_ROWS = 64
+BUFFER_BYTES = 1 << 20
 
 
 def parquet_rows(path: Path, text_field: str, intake: "Intake") -> Iterator["Document"]:
@@ -21,12 +22,14 @@ def parquet_rows(path: Path, text_field: str, intake: "Intake") -> Iterator["Doc
 
     row = 0
     try:
-        with pq.ParquetFile(path) as file:
+        # page by page: without these two a whole row group is in memory, and writers make groups of a million rows
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
             _require_text(path, file.schema_arrow, text_field)
             size = path.stat().st_size
             # a large_binary view keeps pyarrow from refusing invalid UTF-8 itself: the recipe decides
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[text_field]):
-                for value in batch.column(0).cast(pa.large_binary()).to_pylist():
+                for scalar in batch.column(0).cast(pa.large_binary()):
+                    value = scalar.as_py()
                     row += 1
                     where = f"{path}:{row}"
                     if value is None:
@@ -47,5 +50,6 @@ def _require_text(path: Path, schema: pa.Schema, text_field: str) -> None:
     if text_field not in schema.names:
         raise DataError(f"{path}: no column {text_field!r}; there is: {', '.join(schema.names)}. Set the source's text.")
     kind = schema.field(text_field).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
+    held = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if held not in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()):
         raise DataError(f"{path}: the column {text_field!r} holds {kind}, text is needed. Set the source's text.")

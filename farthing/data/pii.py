@@ -13,7 +13,7 @@ KINDS = ("email", "phone", "card", "iban", "key")
 
 DOMAIN = re.compile(r"@[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.)+[A-Za-z]{2,24}(?![\w-])")
 LOCAL = re.compile(r"[\w.%+-]{1,64}\Z", re.ASCII)
-DIGITS = re.compile(r"\d[\d ().-]{8,30}\d", re.ASCII)
+DIGITS = re.compile(r"\d[\d ().-]{8,}\d", re.ASCII)
 """A run that a card or a phone number could lie in; it and IBAN begin with a set, which `re` scans for ten times as fast."""
 PHONE = re.compile(
     r"\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
@@ -97,9 +97,9 @@ def _numbers(text: str) -> Iterator[Found]:
         window = text[offset : run.end() + 1]
         cards = [m for m in CARD.finditer(window) if has_luhn_checksum(m.group())]
         yield from (Found("card", offset + m.start(), offset + m.end()) for m in cards)
-        if cards:
-            continue
         for match in PHONE.finditer(window):
+            if any(match.start() < card.end() and card.start() < match.end() for card in cards):
+                continue
             before, after = window[: match.start()][-1:], window[match.end() :][:1]
             digits = sum(c.isdigit() for c in match.group())
             if 7 <= digits <= 15 and not (before.isalnum() or before in ("-", ".")) and not after.isalnum():

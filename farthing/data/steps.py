@@ -115,7 +115,8 @@ class Cleaner:
         self.provenance = ProvenanceReport()
         self.pii_found: Counter[str] = Counter()
         wanted = recipe.decontaminate.sets
-        self._contamination = ContaminationIndex(recipe.decontaminate, base) if wanted else None
+        masked = recipe.pii.kinds if recipe.pii.action == "mask" else ()
+        self._contamination = ContaminationIndex(recipe.decontaminate, base, masked) if wanted else None
 
     @property
     def contamination_reports(self) -> list[SetReport]:

@@ -1,6 +1,7 @@
 """Items of evaluation sets inside documents: verbatim, with other numbers, across borders, too short."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,26 @@ def test_a_shorter_item_must_match_whole_and_a_tiny_one_is_counted(tmp_path: Pat
     ]
     assert check(found, SHORT.replace("12", "7")) == ["contaminated: set (numbers masked)"]
     assert (found.reports[0].num_items, found.reports[0].num_too_short) == (2, 1)
+
+
+def test_every_set_that_holds_an_item_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": LONG}) + "\n")
+    sets = [{"name": name, "path": f"{name}.jsonl"} for name in ("a", "b")]
+    found = ContaminationIndex(DecontaminateConfig.model_validate({"sets": sets}), tmp_path)
+    check(found, f"x {LONG} y", "nothing")
+    assert [(len(r.items), r.documents["verbatim"]) for r in found.reports] == [(1, 1), (1, 1)]
+
+
+def test_items_are_read_as_documents_are(tmp_path: Path) -> None:
+    """A document is in NFC and its addresses are masked by the time it is looked up."""
+    french = "Combien de pommes rouges a mangées l'élève après la récréation de l'école"
+    mail = "Write a mail to Dr. Smith at john.smith@uni.edu asking for a reference letter"
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps({"question": unicodedata.normalize("NFD", q)}) + "\n" for q in (french, mail)))
+    config = DecontaminateConfig.model_validate({"sets": [{"name": "set", "path": "set.jsonl"}]})
+    found = ContaminationIndex(config, tmp_path, masked=("email",))
+    assert all(check(found, french, mail.replace("john.smith@uni.edu", "<EMAIL>")))
 
 
 def test_rows_of_numbers_do_not_match_each_other(tmp_path: Path) -> None:

@@ -33,3 +33,9 @@ def test_twice_is_once_and_nfc(text: str) -> None:
     assert unicodedata.is_normalized("NFC", once)
     assert "\r" not in once
     once.encode()
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\n", " \t"])
+def test_a_long_run_of_blanks_takes_no_time(blank: str) -> None:
+    """A thousand times as long would be a million times as slow, were it looked at from every blank on: minutes."""
+    assert normalise("a" + blank * 500_000 + "x" + " \n") == "a" + blank * 500_000 + "x"

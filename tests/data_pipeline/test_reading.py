@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,29 @@ def test_parquet_rows_and_what_can_be_wrong_with_them(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(DataError, match=r"a\.parquet: broken Parquet after row 0"):
         texts(path, "parquet", field="body")
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()])
+def test_parquet_text_of_any_type(tmp_path: Path, kind: pa.DataType) -> None:
+    path = tmp_path / "a.parquet"
+    rows = ["é", "b"] * 100
+    pq.write_table(pa.table({"text": pa.array(rows).cast(pa.large_binary()).cast(kind)}), path)
+    assert texts(path, "parquet") == rows
+    pq.write_table(pa.table({"text": pa.array(rows).dictionary_encode()}), path)
+    assert texts(path, "parquet") == rows
+
+
+def test_a_row_group_of_parquet_is_never_whole_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [random.Random(i).randbytes(500).hex() for i in range(60_000)]
+    pq.write_table(pa.table({"text": rows}), path, row_group_size=len(rows), use_dictionary=False, compression="none")
+    del rows
+    before = pa.total_allocated_bytes()
+    intake, most = Intake(ReadConfig()), 0
+    for document in file_documents(path, "parquet", "text", "line", intake):
+        assert len(document.text) == 1000
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 12 << 20, "of 60 MB"
 
 
 def test_a_null_in_parquet_is_a_bad_row(tmp_path: Path) -> None:
