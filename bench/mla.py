@@ -3,6 +3,7 @@
 import argparse
 import time
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -16,6 +17,8 @@ from farthing.tokenizer import Tokenizer
 
 SIZES = {"width": 256, "num_layers": 4, "num_heads": 8, "ffn_width": 704, "max_positions": 1024}
 MLA = {"kv_lora_rank": 64, "qk_nope_head_width": 16, "qk_rope_head_width": 16, "v_head_width": 32}
+GQA_HEADS_AT_V3 = 8
+"""Key/value heads of the grouped queries that others of V3's size have."""
 DENSE = {"num_experts": 1, "experts_per_token": 1, "expert_width": 1, "first_k_dense": 4}
 
 
@@ -41,25 +44,31 @@ def measure(args: argparse.Namespace) -> Path:
         model = Decoder(ModelShape.model_validate({**SIZES, **kind, "vocab_size": tokenizer.vocab_size}))
         init_weights(model, seed=0)
         engines[name] = Engine(model, tokenizer, args.slots)
-    speed = dict.fromkeys(engines, 0.0)
-    for _ in range(args.repeats):  # taken in turn, so that a busy moment meets both
-        for name, engine in engines.items():
-            speed[name] = max(speed[name], tokens_per_s(engine, args))
-    ratio = speed["MLA"] / speed["GQA, 4 of 8 heads"]
+    groups = shape.gqa_cache_bytes_per_token(2, GQA_HEADS_AT_V3) / shape.gqa_cache_bytes_per_token(2, shape.num_heads)
     figures = [
         Figure("cache at V3's shape, MLA over MHA", share, "", 1, "at most 0.02", share <= 0.02),
-        *(Figure(f"decode, {name}", value, "tokens/s", args.repeats) for name, value in speed.items()),
-        Figure("decode, MLA over GQA", ratio, "x", args.repeats, "at least 1x", ratio >= 1),
+        Figure(f"cache at V3's shape, GQA of {GQA_HEADS_AT_V3} heads over MHA", groups, "", 1),
     ]
-    command = f"python -m bench mla --slots {args.slots} --prompt {args.prompt} --tokens {args.tokens}"
-    return write(
-        "mla", command, figures, note="Random weights, fp32, prefill included; the best of the repeats, taken in turn."
-    )
+    for case, num_prompts in (("one prompt for all", 1), ("a prompt each", args.slots)):
+        found: dict[str, list[float]] = {name: [] for name in engines}
+        for _ in range(args.repeats):  # taken in turn, so that a busy moment meets both
+            for name, engine in engines.items():
+                found[name].append(tokens_per_s(engine, num_prompts, args))
+        for name, values in found.items():
+            figures.append(
+                Figure(f"decode, {case}, {name}", median(values), "tokens/s", args.repeats, spread=(min(values), max(values)))
+            )
+        ratio = median(found["MLA"]) / median(found["GQA, 4 of 8 heads"])
+        figures.append(Figure(f"decode, {case}, MLA over GQA", ratio, "x", args.repeats, "at least 1x", ratio >= 1))
+    sizes = f"--slots {args.slots} --prompt {args.prompt} --tokens {args.tokens} --repeats {args.repeats}"
+    return write("mla", f"python -m bench mla {sizes}", figures, note="Random weights, fp32, prefill included; taken in turn.")
 
 
-def tokens_per_s(engine: Engine, args: argparse.Namespace) -> float:
-    prompt = torch.randint(2, 12, (args.prompt,), generator=torch.Generator().manual_seed(0)).tolist()
+def tokens_per_s(engine: Engine, num_prompts: int, args: argparse.Namespace) -> float:
+    """Of `slots` completions in all, spread over the prompts."""
+    prompts = torch.randint(2, 12, (num_prompts, args.prompt), generator=torch.Generator().manual_seed(0)).tolist()
     params = SamplingParams(max_tokens=args.tokens, ignore_eos=True)
+    seeds = [[args.slots * p + i for i in range(args.slots // num_prompts)] for p in range(num_prompts)]
     started = time.perf_counter()
-    engine.generate([prompt], [list(range(args.slots))], params)
+    engine.generate(prompts, seeds, params)
     return float(args.slots * args.tokens / (time.perf_counter() - started))

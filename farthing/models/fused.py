@@ -66,9 +66,25 @@ def decode_attention(
     q, k, v = (_dense_heads(x) for x in (q_SNH, k_SKH, v_SKH))
     out = q.new_empty(*q.shape[:2], v.shape[2])
     strides = (q.stride(0), k.stride(0), v.stride(0), q.shape[1])
-    sizes = (k.shape[1], keys.shape[2], q.shape[2], v.shape[2])
+    sizes = (k.shape[1], keys.shape[2], q.shape[2], v.shape[2], v.shape[2])
     slots, firsts, shared = groups
-    _call("decode", q, q, k, v, out, *strides, keys, values, *sizes, positions_S, slots, firsts, shared, len(shared))
+    scale = ctypes.c_float(q.shape[2] ** -0.5)
+    _call("decode", q, q, k, v, out, *strides, keys, values, *sizes, positions_S, slots, firsts, shared, len(shared), scale)
+    return out
+
+
+def decode_latents(
+    q_SNL: Tensor, latent_SL: Tensor, latents: Tensor, value_width: int, positions_S: Tensor, groups: tuple[Tensor, ...]
+) -> Tensor:
+    """The same for one layer's latents [slots, positions, L], whose first `value_width` numbers are what is attended to: one
+    key/value head for all of the queries, which come scaled. No gradient. Returns [S, N, value_width]."""
+    q, k = _dense_heads(q_SNL), latent_SL.contiguous()
+    out = q.new_empty(*q.shape[:2], value_width)
+    strides = (q.stride(0), k.stride(0), 0, q.shape[1])
+    sizes = (1, latents.shape[1], q.shape[2], value_width, q.shape[2])
+    slots, firsts, shared = groups
+    rest = (positions_S, slots, firsts, shared, len(shared), ctypes.c_float(1.0))
+    _call("decode", q, q, k, ctypes.c_void_p(), out, *strides, latents, latents, *sizes, *rest)
     return out
 
 

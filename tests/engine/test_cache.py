@@ -1,13 +1,16 @@
 """The cache: token-by-token attention over slots equals causal attention over whole rows, through refills and moves."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from farthing.engine.cache import KVCache, Prefill
+from farthing.engine.cache import KVCache, Prefill, PromptCache
 from farthing.models import fused
 from farthing.models.attention import attend_causally
-from farthing.models.shape import ModelShape
+from farthing.models.decoder import build_layer
+from farthing.models.shape import MlaShape, ModelShape, MoeShape
 
 SHAPE = ModelShape(
     vocab_size=8, width=24, num_layers=2, num_heads=6, num_kv_heads=2, head_width=4, ffn_width=8, max_positions=32
@@ -89,3 +92,32 @@ def test_moved_sequences_go_on_and_freed_slots_are_filled_anew(cache: KVCache) -
     decode(cache, [4, 3], [4, 4])
     place(cache, [2, 3], seed=5, length=2)
     decode(cache, [4, 3, 5, 5], [5, 5, 2, 2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rank", [8, 12])
+def test_latents_are_attended_to_alike_with_and_without_the_kernel(dtype: torch.dtype, rank: int, monkeypatch: Any) -> None:
+    """Three slots of one prompt and two of their own, ragged; the kernel reads values as the first part of the keys."""
+    mla = MlaShape(kv_lora_rank=rank, qk_nope_head_width=8, qk_rope_head_width=4, v_head_width=6)
+    shape = ModelShape(
+        family="deepseek_v3", vocab_size=8, width=24, num_layers=1, num_heads=3, ffn_width=8, max_positions=200, mla=mla,
+        moe=MoeShape(num_experts=1, experts_per_token=1, expert_width=1, first_k_dense=1),
+    )  # fmt: skip
+    attention = build_layer(shape, 0).attention.to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    layout, positions = shape.cache_layout, torch.tensor([150, 133, 131, 70, 0])
+    prompts = PromptCache(torch.randn(1, 1, 2, 1, 130, layout.width, generator=generator).to(dtype), [130, 64])
+    q_S1NH = torch.randn(5, 1, 3, shape.head_width, generator=generator).to(dtype)
+    new_S1L = torch.randn(5, 1, layout.width, generator=generator).to(dtype)
+    outs = []
+    for has_kernel in (True, False):
+        if not has_kernel:
+            monkeypatch.setattr(fused, "library", lambda: None)
+        cache = KVCache(shape, 5, 160, torch.zeros(1, dtype=dtype))
+        cache.kv.normal_(generator=torch.Generator().manual_seed(1))
+        cache.place_prompt([0, 1, 2], prompts, 0, number=0)
+        cache.place_prompt([3], prompts, 1, number=1)
+        cache.begin_step(positions, 151)
+        with torch.no_grad():
+            outs.append(cache.attend_latent(attention, q_S1NH, new_S1L))
+    torch.testing.assert_close(*outs, **({} if dtype == torch.float32 else {"atol": 0.03, "rtol": 0.03}))

@@ -82,12 +82,12 @@ inline float sum_of(Lanes x) {
 }
 
 template <int M>
-inline void dots(const float* x, const float* rows, int64_t width, float* out) {
+inline void dots(const float* x, const float* rows, int64_t stride, int64_t width, float* out) {
   Lanes sum[M];
-  for (int m = 0; m < M; m++) sum[m] = *(const Lanes*)x * *(const Lanes*)(rows + m * width);
+  for (int m = 0; m < M; m++) sum[m] = *(const Lanes*)x * *(const Lanes*)(rows + m * stride);
   for (int64_t i = kLanes; i < width; i += kLanes) {
     const Lanes left = *(const Lanes*)(x + i);
-    for (int m = 0; m < M; m++) sum[m] += left * *(const Lanes*)(rows + m * width + i);
+    for (int m = 0; m < M; m++) sum[m] += left * *(const Lanes*)(rows + m * stride + i);
   }
   for (int m = 0; m < M; m++) out[m] = sum_of(sum[m]);
 }
@@ -339,29 +339,40 @@ struct Scratch {
   std::vector<float> scores, best, added, keys, values;
 };
 
+struct Rows {
+  const float* data;
+  int64_t stride;
+};
+
 // `rows` of the cache as fp32 rows of `padded` width: in place where they are that already, else through `scratch`
 template <typename T>
-const float* as_rows(const T* from, int64_t rows, int64_t width, int64_t padded, std::vector<float>& scratch) {
+Rows as_rows(const T* from, int64_t stride, int64_t rows, int64_t width, int64_t padded, std::vector<float>& scratch) {
   if constexpr (sizeof(T) == sizeof(float))
-    if (width == padded) return from;
+    if (width == padded) return {from, stride};
   scratch.resize(kKeys * padded);
-  copy_rows<const T>({from, width, width}, 0, 0, rows, 1.f, scratch.data(), padded);
-  return scratch.data();
+  copy_rows<const T>({from, stride, width}, 0, 0, rows, 1.f, scratch.data(), padded);
+  return {scratch.data(), padded};
 }
+
+// Of a key, of a value, and from one value in the cache to the next: they are the first part of the keys where attention is to
+// latents, as in DeepSeek's
+struct Widths {
+  int64_t key, value, value_stride;
+};
 
 // Many queries, transposed [width, columns], against `count` keys that all of them see: a column of scores is a query's
 template <typename T>
 void attend_shared(const std::vector<float>& turned, int64_t columns, int64_t queries, const T* keys, const T* values,
-                   int64_t count, int64_t width, int64_t value_width, Running& running, Scratch& scratch) {
-  const int64_t padded = round_up(width, kLanes);
+                   int64_t count, const Widths& w, Running& running, Scratch& scratch) {
+  const int64_t padded = round_up(w.key, kLanes);
   for (int64_t tile = 0; tile < count; tile += kKeys) {
     const int64_t held = std::min(kKeys, count - tile);
     scratch.scores.assign(held * columns, 0.f);
     scratch.best.assign(columns, kNever);
     scratch.added.assign(columns, 0.f);
     float *scores = scratch.scores.data(), *best = scratch.best.data(), *added = scratch.added.data();
-    const float* key_rows = as_rows(keys + tile * width, held, width, padded, scratch.keys);
-    multiply(held, columns, width, key_rows, padded, 1, turned.data(), columns, scores, columns);
+    const Rows key_rows = as_rows(keys + tile * w.key, w.key, held, w.key, padded, scratch.keys);
+    multiply(held, columns, w.key, key_rows.data, key_rows.stride, 1, turned.data(), columns, scores, columns);
     std::copy_n(running.top.data(), queries, best);
     for (int64_t t = 0; t < held; t++)
 #pragma omp simd
@@ -375,8 +386,10 @@ void attend_shared(const std::vector<float>& turned, int64_t columns, int64_t qu
         added[r] += weight;
       }
     for (int64_t r = 0; r < queries; r++) running.total[r] += added[r];
-    const float* value_rows = as_rows(values + tile * value_width, held, value_width, running.width, scratch.values);
-    multiply(queries, running.width, held, scores, 1, columns, value_rows, running.width, running.sum.data(), running.width);
+    const T* tile_values = values + tile * w.value_stride;
+    const Rows value_rows = as_rows(tile_values, w.value_stride, held, w.value, running.width, scratch.values);
+    multiply(queries, running.width, held, scores, 1, columns, value_rows.data, value_rows.stride, running.sum.data(),
+             running.width);
   }
 }
 
@@ -389,23 +402,26 @@ inline void prefetch(const T* from, int64_t count) {
 // `first` is the queries' place in `running`. Every key is read once, from memory: what is read after a tile of keys, its values
 // and the keys that follow (`next` after the last), is asked for while the tile is worked on.
 template <typename T>
-void attend_own(const float* rows, int64_t queries, const T* keys, const T* values, int64_t count, int64_t width,
-                int64_t value_width, Running& running, int64_t first, const T* next, Scratch& scratch) {
-  const int64_t padded = round_up(width, kLanes);
+void attend_own(const float* rows, int64_t queries, const T* keys, const T* values, int64_t count, const Widths& w,
+                Running& running, int64_t first, const T* next, Scratch& scratch) {
+  const int64_t padded = round_up(w.key, kLanes);
   scratch.scores.resize(queries * kKeys);
   float* scores = scratch.scores.data();
   for (int64_t tile = 0; tile < count; tile += kKeys) {
     const int64_t held = std::min(kKeys, count - tile);
-    const T *after = tile + kKeys < count ? keys + (tile + kKeys) * width : next, *tile_values = values + tile * value_width;
-    const float* key_rows = as_rows(keys + tile * width, held, width, padded, scratch.keys);
+    const T* after = tile + kKeys < count ? keys + (tile + kKeys) * w.key : next;
+    const T* tile_values = values + tile * w.value_stride;
+    const Rows key_rows = as_rows(keys + tile * w.key, w.key, held, w.key, padded, scratch.keys);
     for (int64_t r = 0; r < queries; r++) {
       float *row = scores + r * kKeys, best = running.top[first + r], added = 0;
       int64_t t = 0;
       for (; t + 4 <= held; t += 4) {
-        if (r == 0) prefetch(tile_values + t * value_width, 4 * value_width), prefetch(after + t * width, 4 * width);
-        dots<4>(rows + r * padded, key_rows + t * padded, padded, row + t);
+        if (r == 0 && values != keys) prefetch(tile_values + t * w.value_stride, 4 * w.value_stride);
+        if (r == 0) prefetch(after + t * w.key, 4 * w.key);
+        dots<4>(rows + r * padded, key_rows.data + t * key_rows.stride, key_rows.stride, padded, row + t);
       }
-      for (; t < held; t++) dots<1>(rows + r * padded, key_rows + t * padded, padded, row + t);
+      for (; t < held; t++)
+        dots<1>(rows + r * padded, key_rows.data + t * key_rows.stride, key_rows.stride, padded, row + t);
 #pragma omp simd reduction(max : best)
       for (int64_t i = 0; i < held; i++) best = row[i] > best ? row[i] : best;
       running.shrink(first + r, best);
@@ -416,22 +432,23 @@ void attend_own(const float* rows, int64_t queries, const T* keys, const T* valu
       }
       running.total[first + r] += added;
     }
-    const float* value_rows = as_rows(tile_values, held, value_width, running.width, scratch.values);
-    multiply(queries, running.width, held, scores, kKeys, 1, value_rows, running.width,
+    const Rows value_rows = as_rows(tile_values, w.value_stride, held, w.value, running.width, scratch.values);
+    multiply(queries, running.width, held, scores, kKeys, 1, value_rows.data, value_rows.stride,
              running.sum.data() + first * running.width, running.width);
   }
 }
 
-// The cache of one layer: [slots, kv heads, positions, width], twice
+// The cache of one layer: [slots, kv heads, positions, width], twice; or once, where values are part of the keys
 template <typename T>
 struct Cache {
   T *keys, *values;
-  int64_t num_kv_heads, num_positions, width, value_width;
+  int64_t num_kv_heads, num_positions;
+  Widths widths;
   T* key(int64_t slot, int64_t head, int64_t at) const {
-    return keys + ((slot * num_kv_heads + head) * num_positions + at) * width;
+    return keys + ((slot * num_kv_heads + head) * num_positions + at) * widths.key;
   }
   T* value(int64_t slot, int64_t head, int64_t at) const {
-    return values + ((slot * num_kv_heads + head) * num_positions + at) * value_width;
+    return values + ((slot * num_kv_heads + head) * num_positions + at) * widths.value_stride;
   }
 };
 
@@ -439,9 +456,8 @@ struct Cache {
 template <typename T>
 void decode(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_t k_stride, int64_t v_stride,
             int64_t num_heads, const Cache<T>& cache, const int64_t* positions, const int64_t* slots, const int64_t* firsts,
-            const int64_t* shared, int64_t num_groups) {
-  const int64_t repeat = num_heads / cache.num_kv_heads, width = cache.width, value_width = cache.value_width;
-  const float scale = 1.f / std::sqrt(float(width));
+            const int64_t* shared, int64_t num_groups, float scale) {
+  const int64_t repeat = num_heads / cache.num_kv_heads, width = cache.widths.key, value_width = cache.widths.value;
 #pragma omp parallel for schedule(dynamic)
   for (int64_t task = 0; task < num_groups * cache.num_kv_heads; task++) {
     const int64_t group = task / cache.num_kv_heads, kv_head = task % cache.num_kv_heads;
@@ -454,7 +470,8 @@ void decode(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_
     for (int64_t m = 0; m < count; m++) {
       const int64_t slot = member[m];
       std::copy_n(k + slot * k_stride + kv_head * width, width, cache.key(slot, kv_head, positions[slot]));
-      std::copy_n(v + slot * v_stride + kv_head * value_width, value_width, cache.value(slot, kv_head, positions[slot]));
+      if (v)
+        std::copy_n(v + slot * v_stride + kv_head * value_width, value_width, cache.value(slot, kv_head, positions[slot]));
       copy_rows<const T>({q + slot * q_stride, width, width}, 0, kv_head * repeat, repeat, scale,
                          rows.data() + m * repeat * padded, padded);
     }
@@ -462,12 +479,12 @@ void decode(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_
       for (int64_t i = 0; i < width; i++)
         for (int64_t r = 0; r < queries; r++) turned[i * columns + r] = rows[r * padded + i];
       attend_shared(turned, columns, queries, cache.key(member[0], kv_head, 0), cache.value(member[0], kv_head, 0),
-                    common, width, value_width, running, scratch);
+                    common, cache.widths, running, scratch);
     }
     for (int64_t m = 0; m < count; m++) {
       const int64_t slot = member[m], next = member[std::min(m + 1, count - 1)];
       attend_own(rows.data() + m * repeat * padded, repeat, cache.key(slot, kv_head, common),
-                 cache.value(slot, kv_head, common), positions[slot] + 1 - common, width, value_width, running, m * repeat,
+                 cache.value(slot, kv_head, common), positions[slot] + 1 - common, cache.widths, running, m * repeat,
                  cache.key(next, kv_head, common), scratch);
       for (int64_t r = 0; r < repeat; r++) {
         T* to = out + (slot * num_heads + kv_head * repeat + r) * value_width;
@@ -508,11 +525,12 @@ void decode(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_
   }                                                                                                                      \
   extern "C" void decode_##NAME(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_t k_stride,          \
                                 int64_t v_stride, int64_t num_heads, T* keys, T* values, int64_t num_kv_heads,           \
-                                int64_t num_positions, int64_t width, int64_t value_width, const int64_t* positions,     \
-                                const int64_t* slots, const int64_t* firsts, const int64_t* shared, int64_t num_groups) { \
+                                int64_t num_positions, int64_t width, int64_t value_width, int64_t value_stride,         \
+                                const int64_t* positions, const int64_t* slots, const int64_t* firsts,                   \
+                                const int64_t* shared, int64_t num_groups, float scale) {                                \
     decode<T>(q, k, v, out, q_stride, k_stride, v_stride, num_heads,                                                     \
-              {keys, values, num_kv_heads, num_positions, width, value_width}, positions, slots, firsts, shared,         \
-              num_groups);                                                                                               \
+              {keys, values, num_kv_heads, num_positions, {width, value_width, value_stride}}, positions, slots, firsts, \
+              shared, num_groups, scale);                                                                                \
   }
 EXPORT(f32, float)
 EXPORT(bf16, bf16)
