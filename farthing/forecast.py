@@ -82,6 +82,8 @@ class Forecast:
     cache_bytes_per_token: int
     cache_share: float
     """Of what multi-head attention with as many heads would cache."""
+    grouped_share: float
+    """The same of grouped queries, eight to a key/value head."""
     assumptions: list[str]
 
     @property
@@ -102,6 +104,7 @@ class Forecast:
             "mtp_params": self.mtp_params,
             "cache_bytes_per_token": self.cache_bytes_per_token,
             "cache_share": self.cache_share,
+            "grouped_share": self.grouped_share,
             "stages": stages,
             "seconds": self.seconds,
             "usd": str(self.usd),
@@ -114,7 +117,7 @@ class Forecast:
         active = f", {self.active_params / 1e6:,.2f}M of them active" if self.active_params != self.num_params else ""
         ahead = f"; multi-token prediction {self.mtp_params / 1e6:,.2f}M" if self.mtp_params else ""
         console.print(f"\n[bold]{self.recipe.name}[/bold]  {self.num_params / 1e6:,.2f}M parameters{active}{ahead}")
-        share = f"{self.cache_share:.1%} of multi-head attention's"
+        share = f"{self.cache_share:.1%} of multi-head attention's (grouped queries, 8 to a head: {self.grouped_share:.1%})"
         console.print(f"cache {self.cache_bytes_per_token:,} bytes per token, {share}", highlight=False)
         for stage in self.stages:
             console.print(f"[bold]{stage.name}[/bold] ({stage.kind}): {stage.arithmetic}", highlight=False)
@@ -160,6 +163,7 @@ def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "")
         mtp_params=shape.mtp_params(),
         cache_bytes_per_token=cache,
         cache_share=cache / shape.gqa_cache_bytes_per_token(speed.bytes_per_weight, shape.num_heads),
+        grouped_share=max(1, shape.num_heads // 8) / shape.num_heads,
         assumptions=assumptions,
     )
 

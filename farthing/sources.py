@@ -8,6 +8,7 @@ import torch
 from farthing.config import DistillConfig, ModelConfig, Recipe
 from farthing.config.base import SOURCE
 from farthing.config.graph import model_input
+from farthing.errors import ModelError
 from farthing.files import read_json
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.families import shape_from_config
@@ -77,7 +78,13 @@ def source_model(
 def open_folder(folder: Path, dtype: torch.dtype) -> tuple[Decoder, Tokenizer]:
     """ModelError where `folder` is no whole Hugging Face folder."""
     tokenizer = Tokenizer.load(folder)  # first: it is soon read, or soon missed
-    return load_model(folder, dtype), tokenizer
+    model = load_model(folder, dtype)
+    if tokenizer.largest_id >= model.shape.vocab_size:
+        raise ModelError(
+            f"{folder}: the tokenizer has ids up to {tokenizer.largest_id:,}, and the model embeds {model.shape.vocab_size:,} "
+            "tokens: they do not belong together. Take tokenizer.json and weights from the same checkpoint"
+        )
+    return model, tokenizer
 
 
 def scratch_model(config: ModelConfig, seed: int, tokenizer: Tokenizer | None = None) -> tuple[Decoder, Tokenizer]:

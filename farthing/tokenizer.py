@@ -61,6 +61,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    @property
+    def largest_id(self) -> int:
+        """Which `vocab_size` says nothing about where ids are left out."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values())
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as it stands: nothing is added in front or behind."""
         return self.encode_all([text])[0]

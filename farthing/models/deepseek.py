@@ -76,6 +76,17 @@ def shared_copies(shape: ModelShape) -> dict[str, str]:
     return {f"model.layers.{layer}.{name}": first for layer in layers for name, first in copies.items()}
 
 
+LEFT_OUT: Mapping[str, dict[str, Any]] = {
+    "deepseek_v2": {
+        "first_k_dense_replace": 0, "n_group": None, "topk_group": None, "norm_topk_prob": False, "routed_scaling_factor": 1.0,
+    },
+    "deepseek_v3": {
+        "first_k_dense_replace": 3, "n_group": 8, "topk_group": 4, "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+    },
+}  # fmt: skip
+"""What transformers' own classes take where a config.json has left a key out, which must not change what a model says."""
+
+
 def deepseek_entries(config: Mapping[str, Any], family: str) -> dict[str, Any]:
     """The entries of a ModelShape that DeepSeek's families have of their own. Raises ModelError."""
     _refuse_unsupported(config, family)
@@ -84,6 +95,7 @@ def deepseek_entries(config: Mapping[str, Any], family: str) -> dict[str, Any]:
     is_v3 = family == "deepseek_v3"
     # V2's method "greedy" looks at no groups, whatever n_group says
     has_groups = config.get("topk_method") != "greedy"
+    given = {**LEFT_OUT[family], **config}
     return {
         "rope_theta": theta,
         "rope_scaling": scaling,
@@ -100,11 +112,11 @@ def deepseek_entries(config: Mapping[str, Any], family: str) -> dict[str, Any]:
             experts_per_token=number(config, "num_experts_per_tok"),
             expert_width=number(config, "moe_intermediate_size"),
             num_shared_experts=number(config, "n_shared_experts"),
-            first_k_dense=config.get("first_k_dense_replace") or 0,
-            n_group=(config.get("n_group") or 1) if has_groups else 1,
-            topk_group=(config.get("topk_group") or 1) if has_groups else 1,
-            norm_topk=bool(config.get("norm_topk_prob", is_v3)),
-            routed_scaling=config.get("routed_scaling_factor", 1.0),
+            first_k_dense=given["first_k_dense_replace"] or 0,
+            n_group=(given["n_group"] or 1) if has_groups else 1,
+            topk_group=(given["topk_group"] or 1) if has_groups else 1,
+            norm_topk=bool(given["norm_topk_prob"]),
+            routed_scaling=given["routed_scaling_factor"],
         ),
         "mtp_depth": config.get("num_nextn_predict_layers", config.get("num_mtp_layers", 0)) if is_v3 else 0,
     }

@@ -4,6 +4,7 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from farthing.verbs.terminal import AcceleratorOption, JsonFlag, ModelArg, console, print_json
 
@@ -19,6 +20,12 @@ def generate(
     raw: Annotated[
         bool, typer.Option("--raw", help="The prompt as it stands, special tokens and all, without template.")
     ] = False,
+    ahead: Annotated[
+        bool,
+        typer.Option(
+            help="Let a model with multi-token prediction draft for itself, up to 4 samples: the same tokens, sooner."
+        ),
+    ] = True,
     accelerator: AcceleratorOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
@@ -33,12 +40,14 @@ def generate(
     from farthing.inference import complete
 
     text = sys.stdin.read().strip() if prompt == "-" else prompt
-    completions = complete(model, text, samples, temperature, top_p, max_tokens, seed, raw, accelerator)
+    found = complete(model, text, samples, temperature, top_p, max_tokens, seed, raw, accelerator, ahead)
     if as_json:
-        print_json({"prompt": text, "completions": completions})
+        print_json({"prompt": text, **found})
         return
-    for completion in completions:
+    for completion in found["completions"]:
         console.print(completion["text"], markup=False, highlight=False)
+    if drafts := found.get("drafts"):
+        Console(stderr=True).print(f"{drafts['accepted']} of {drafts['made']} drafts held", style="dim", highlight=False)
 
 
 def chat(

@@ -170,6 +170,16 @@ def test_deepseek_configs_read_back_as_the_same_shape_by_us_and_by_transformers(
     assert shape_from_config(AutoConfig.from_pretrained(tmp_path).to_dict()) == shape
 
 
+@pytest.mark.parametrize("config", [DEEPSEEK, V2_LITE])
+def test_keys_left_out_of_a_deepseek_config_are_what_transformers_takes(config: dict[str, Any], tmp_path: Path) -> None:
+    keys = ("n_group", "topk_group", "first_k_dense_replace", "routed_scaling_factor", "norm_topk_prob")
+    cut = {key: value for key, value in config.items() if key not in keys}
+    # as many layers and experts as the defaults need
+    cut |= {"num_hidden_layers": 4, "n_routed_experts": 16, "num_experts_per_tok": 4, "max_position_embeddings": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(cut))
+    assert shape_from_config(cut) == shape_from_config(AutoConfig.from_pretrained(tmp_path).to_dict())
+
+
 def test_v2s_greedy_method_looks_at_no_groups() -> None:
     moe = shape_from_config(V2_LITE | {"n_group": 4, "topk_group": 1}).moe
     assert moe is not None

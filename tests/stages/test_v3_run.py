@@ -71,3 +71,12 @@ def test_transformers_loads_what_the_run_left(finished: Path) -> None:
     tokens = torch.arange(5, 35)[None]
     with torch.no_grad():
         torch.testing.assert_close(ours.logits(ours(tokens)), theirs(tokens).logits, atol=1e-4, rtol=0)
+
+
+def test_generate_drafts_for_itself_and_says_the_same(finished: Path) -> None:
+    command = ("generate", finished, "a12b3?", "--samples", "3", "--max-tokens", "24", "--seed", "5")
+    ahead, plain = farthing_json(*command), farthing_json(*command, "--no-ahead")
+    assert ahead["completions"] == [pytest.approx(c, abs=1e-4) for c in plain["completions"]]
+    assert 0 <= ahead["drafts"]["accepted"] <= ahead["drafts"]["made"] > 0
+    assert "drafts" not in plain
+    assert "drafts" not in farthing_json(*command[:3], "--samples", "5"), "many go through the engine"
