@@ -94,7 +94,7 @@ def _check_files(name: str, config: StageConfig) -> None:
 def _check_preferences(config: RewardModelConfig, seed: int) -> None:
     load_examples(config, seed)
     if config.judged is not None:
-        ProblemStream(config.judged.tasks, seed, config.test_share)
+        ProblemStream(config.judged.tasks, seed, config.test_share).held_out(1)
 
 
 def _check_prompts(config: AlignConfig, seed: int) -> None:
@@ -150,9 +150,10 @@ def input_digests(recipe: Recipe) -> dict[str, str]:
     specs = [parse_spec(task.spec, task.config) for config in stages for task in named_tasks(config)]
     paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
     paths |= {file for config in stages for file in sample_files(config)}
-    folders = [folder for config in stages for folder in model_folders(config)]
-    paths |= {path for folder in folders for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".jinja")}
     models = [recipe.model, *(own for config in stages if (own := config.own_model()) is not None)]
+    folders = [folder for config in stages for folder in model_folders(config)]
+    folders += [Path(m.source) for m in models if m.is_folder]
+    paths |= {path for folder in folders for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".jinja")}
     paths |= {Path(m.tokenizer.folder) / "tokenizer.json" for m in models if m.tokenizer.folder}
     corpora = {Path(p) for c in stages if isinstance(c, PretrainConfig) for p in c.corpus}
     corpora |= {Path(p) for m in models for p in m.tokenizer.corpus}

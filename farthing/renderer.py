@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jinja2
 import jinja2.sandbox
 
-from farthing.errors import ModelError, RecipeError
+from farthing.errors import DataError, ModelError, RecipeError
 from farthing.tokenizer import Tokenizer
 
 Template = Literal["bare", "r1_zero", "chat"]
@@ -82,6 +82,17 @@ class Renderer:
         if not self.tokenizer.chat_template:
             raise ModelError("this model has no chat template; ask with `farthing generate` instead")
         return render_chat(self.tokenizer, messages)
+
+
+def after_prefill(question: str, completion: str, prefill: str) -> str:
+    """A whole completion without what the prompt ends in already. DataError where it does not begin so."""
+    if not completion.startswith(prefill):
+        raise DataError(
+            f"the completion of {question[:60]!r} does not begin with prompt.prefill = {prefill!r}, as every completion of "
+            f"this recipe does: {completion[:60]!r}. Make the samples with this prefill (of documents made from tasks: set "
+            "styles.untagged = 0), or leave it out"
+        )
+    return completion.removeprefix(prefill)
 
 
 def filled(template: str, fields: Mapping[str, str]) -> str:

@@ -127,7 +127,7 @@ class JudgeConfig(AskedConfig):
     """Answers yes or no where rules cannot check."""
 
     instead_of_rules: list[str] = []
-    """Tasks, by their spec or how it begins, whose answers the judge compares with the reference in place of the verifier."""
+    """Tasks, by SOURCE:NAME or how that begins, whose answers the judge compares with the reference instead of the verifier."""
     screen: bool = False
     """Also asks it of every completion that passed the rules whether it is sound."""
     screen_prompt: str = ""

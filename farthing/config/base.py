@@ -20,6 +20,10 @@ class Config(BaseModel):
     """Keys that change what a stage costs or how it gets there, not what it makes."""
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
+    def left_out_of_key(self) -> tuple[str, ...]:
+        """`not_decisive`, as far as it is true of this very table."""
+        return self.not_decisive
+
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:

@@ -93,6 +93,17 @@ class RejectionSamplingConfig(CollectConfig):
     def helpers(self) -> dict[str, AskedConfig]:
         return {"judge": self.judge} if self.judge else {}
 
+    @model_validator(mode="after")
+    def _judge_meets_its_tasks(self) -> "RejectionSamplingConfig":
+        specs = [task.spec.partition("?")[0] for task in self.tasks]
+        for judged in self.judge.instead_of_rules if self.judge else []:
+            if not any(spec.startswith(judged) for spec in specs):
+                raise ValueError(
+                    f"judge.instead_of_rules names {judged!r}, and no task of this stage begins so: {', '.join(specs)}; give "
+                    "SOURCE:NAME, without what follows a ?"
+                )
+        return self
+
     @property
     def most_samples(self) -> int:
         reasoning = super().most_samples

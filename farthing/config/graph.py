@@ -99,7 +99,7 @@ def decisive(config: StageConfig) -> dict[str, Any]:
 def _left_out(table: Config) -> dict[str, Any]:
     """As pydantic takes it: key -> True, or for a table what is left out of that."""
     inner = {name: _left_out(value) for name, value in table if isinstance(value, Config)}
-    return {name: keys for name, keys in inner.items() if keys} | dict.fromkeys(table.not_decisive, True)
+    return {name: keys for name, keys in inner.items() if keys} | dict.fromkeys(table.left_out_of_key(), True)
 
 
 def stage_keys(stages: Mapping[str, StageConfig], common: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from farthing.config.kinds import STAGE_KINDS
 from farthing.config.recipe import Recipe
 from farthing.errors import RecipeError
 
-FOLDERS = ("judge", "reward_model")
+FOLDERS = ("model", "reward_model", "teacher")
 """Keys that hold the path of a model folder, or, without a / in it, something else."""
 
 
@@ -88,17 +88,24 @@ def _absolute_below(value: Any, folder: Path) -> None:
         _absolute_below(item, folder)
     if not isinstance(value, dict):
         return
-    spec = value.get("spec")
-    if isinstance(spec, str) and spec.startswith("jsonl:") and spec != "jsonl:":
-        value["spec"] = f"jsonl:{folder / spec.removeprefix('jsonl:')}"
+    if isinstance(value.get("spec"), str):
+        value["spec"] = _absolute_spec(value["spec"], folder)
+    if isinstance(value.get("instead_of_rules"), list):
+        value["instead_of_rules"] = [_absolute_spec(x, folder) if isinstance(x, str) else x for x in value["instead_of_rules"]]
+    is_endpoint = "base_url" in value  # whose `model` is a name over there, with a / in it perhaps
     for key in FOLDERS:
-        if isinstance(value.get(key), str) and "/" in value[key]:
+        if isinstance(value.get(key), str) and "/" in value[key] and not is_endpoint:
             value[key] = str(folder / value[key])
     if isinstance(value.get("corpus"), list):
         value["corpus"] = [str(folder / p) if isinstance(p, str) else p for p in value["corpus"]]
     for key in ("data", "files"):
         if isinstance(value.get(key), list):
             value[key] = [str(folder / x) if isinstance(x, str) and x.endswith(".jsonl") else x for x in value[key]]
+
+
+def _absolute_spec(spec: str, folder: Path) -> str:
+    path = spec.removeprefix("jsonl:")
+    return f"jsonl:{folder / path}" if path and path != spec else spec
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

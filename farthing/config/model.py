@@ -79,6 +79,10 @@ class ModelConfig(Config):
     tokenizer: TokenizerConfig = TokenizerConfig()
     """For source = "scratch"."""
 
+    @property
+    def is_folder(self) -> bool:
+        return self.source not in ("scratch", "smollm2")
+
     @model_validator(mode="after")
     def _shape_where_needed(self) -> "ModelConfig":
         if (self.source == "scratch") != (self.shape is not None):

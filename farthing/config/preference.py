@@ -30,7 +30,7 @@ class JudgedConfig(Config):
 
     tasks: Annotated[list[TaskConfig], Field(min_length=1)]
     num_prompts: Count
-    """Two completions of each are sampled and compared."""
+    """Two completions of each are sampled and compared; and of `test_share` as many held-out questions, to measure by."""
     max_completion_tokens: Count
     temperature: Annotated[float, Field(gt=0)] = 1.0
     judge: PairJudgeConfig | None = None
@@ -120,6 +120,10 @@ class AlignConfig(GrpoConfig):
     hacking: HackingConfig = HackingConfig()
     hacking_stop: bool = False
     """At the first alarm end the stage, with the model of the checkpoint that did best in the quick evaluations."""
+
+    def left_out_of_key(self) -> tuple[str, ...]:
+        """Which checkpoints there are decides what `hacking_stop` goes back to."""
+        return tuple(key for key in self.not_decisive if key != "checkpoint" or not self.hacking_stop)
 
     @property
     def prompts(self) -> dict[Learns, ScenarioConfig]:

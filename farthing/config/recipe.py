@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +11,8 @@ from farthing.config.base import SOURCE, Config, Count
 from farthing.config.graph import OWN, check_graph, decisive, model_input, stage_keys
 from farthing.config.kinds import AnyStage
 from farthing.config.model import ModelConfig, PromptConfig
-from farthing.config.parts import BudgetConfig
+from farthing.config.parts import BudgetConfig, TaskConfig
+from farthing.config.preference import PreferenceSource
 from farthing.models.shape import ModelShape
 
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp8"]
@@ -79,6 +81,20 @@ class Recipe(BudgetConfig):
                 raise ValueError(f'{place}.tokenizer: kind = "teacher" is for the student of a distill stage')
         return self
 
+    @model_validator(mode="after")
+    def _one_share_for_each_task(self) -> "Recipe":
+        first: dict[str, tuple[str, float]] = {}
+        for name, config in self.stages.items():
+            for task, share in held_out_shares(config):
+                other, before = first.setdefault(task, (name, share))
+                if share != before:
+                    raise ValueError(
+                        f"stages {other!r} and {name!r} hold out {before:g} and {share:g} of {task}: what the one holds out "
+                        "the other trains on, so that held-out accuracy would be none; give both (and their suites) the same "
+                        "test_share"
+                    )
+        return self
+
     def origin_of(self, stage: str) -> str:
         """The stage whose table describes the model that `stage` works on, many stages before it perhaps; SOURCE: [model]."""
         while stage != SOURCE and (start := model_input(self.stages, stage)) != OWN:
@@ -106,3 +122,14 @@ class Recipe(BudgetConfig):
     def keys(self) -> dict[str, str]:
         """Stage -> the key that names what it makes; see graph.py."""
         return stage_keys(self.stages, self.common())
+
+
+def held_out_shares(table: Config, share: float = 0.0) -> Iterator[tuple[str, float]]:
+    """(SOURCE:NAME, share held out) of every task below a table; the nearest `test_share` above it holds."""
+    share = getattr(table, "test_share", share)
+    if isinstance(table, TaskConfig | PreferenceSource):
+        yield table.spec.partition("?")[0], share
+    for _, value in table:
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,):
+            if isinstance(item, Config):
+                yield from held_out_shares(item, share)

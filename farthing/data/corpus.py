@@ -3,7 +3,7 @@
 from farthing.config import StyleConfig
 from farthing.data.batches import Row
 from farthing.errors import DataError
-from farthing.renderer import Renderer
+from farthing.renderer import Renderer, after_prefill
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 from farthing.tasks.task import unit_interval
@@ -17,11 +17,11 @@ class Corpus:
 
     def take(self, count: int) -> list[Row]:
         """The next `count` documents as rows whose completion carries the loss; the stream's cursor moves on."""
-        first = self.stream.cursor
+        first, prefill = self.stream.cursor, self.renderer.prefill
         problems = self.stream.take(count)
         tokenizer = self.renderer.tokenizer
         prompts = tokenizer.encode_all([self.renderer.prompt(p.question) for p in problems])
-        texts = [self._completion(p, first + i) for i, p in enumerate(problems)]
+        texts = [after_prefill(p.question, self._completion(p, first + i), prefill) for i, p in enumerate(problems)]
         completions = tokenizer.encode_all(texts)
         return [
             Row([*prompt, *completion, tokenizer.eos_id], len(prompt))

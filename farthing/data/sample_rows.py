@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +21,12 @@ import numpy.typing as npt
 from farthing.data.batches import Row
 from farthing.data.samples import Sample, iter_samples
 from farthing.errors import DataError
-from farthing.renderer import Renderer
+from farthing.renderer import Renderer, after_prefill
+from farthing.tasks.problem import Problem
 
 TooLong = Literal["error", "drop"]
 TOKENISE_AT_ONCE = 256
+COUNTED = ("dropped", "leaked")
 
 
 class SampleRows:
@@ -35,8 +37,9 @@ class SampleRows:
         self.cursor, self.seed = 0, seed
         self._tokens = np.memmap(folder / "tokens", np.uint32, "r")
         self._ends, self._prompts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ends", "prompts"))
-        self.num_dropped = int(json.loads((folder / "identity.json").read_text())["dropped"])
-        """Samples left out because they were too long."""
+        counted = json.loads((folder / "identity.json").read_text())
+        self.num_dropped, self.num_leaked = int(counted["dropped"]), int(counted["leaked"])
+        """Samples left out because they were too long, and because the stage is evaluated on their questions."""
         places = np.load(folder / "places.npy", mmap_mode="r")
         self._train, self._held_out = np.flatnonzero(places >= held_out_share), np.flatnonzero(places < held_out_share)
         if not len(self._train):
@@ -92,10 +95,16 @@ class SampleRows:
 
 
 def tokenise_samples(
-    files: Mapping[Path, str], renderer: Renderer, folder: Path, max_positions: int, too_long: TooLong = "error"
+    files: Mapping[Path, str],
+    renderer: Renderer,
+    folder: Path,
+    max_positions: int,
+    too_long: TooLong = "error",
+    held_out: Collection[str] = (),
 ) -> None:
     """Writes every sample's tokens; does nothing where that was done from the same `files` (path -> sha256), in the same way.
 
+    Samples of questions in `held_out` (hashes of the problems that the stage is evaluated on) are left out, and counted.
     DataError for a text that the tokenizer cannot write, a completion without the recipe's prefill, and, unless `too_long` is
     "drop", a sample of more than `max_positions` tokens.
     """
@@ -105,17 +114,21 @@ def tokenise_samples(
         "prompt": [renderer.template, renderer.instruction, renderer.prefill, renderer.tokenizer.chat_template],
         "max_positions": max_positions,
         "too_long": too_long,
+        "held_out": sorted(held_out),
     }
     done = folder / "identity.json"
-    if done.is_file() and {k: v for k, v in json.loads(done.read_text()).items() if k != "dropped"} == identity:
+    if done.is_file() and {k: v for k, v in json.loads(done.read_text()).items() if k not in COUNTED} == identity:
         return
     partial = folder.parent / f"{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    ends, prompts, places, dropped = array("q"), array("q"), array("d"), 0
+    ends, prompts, places, dropped, leaked = array("q"), array("q"), array("d"), 0, 0
     with (partial / "tokens").open("wb") as file:
         for samples in _groups(chain.from_iterable(map(iter_samples, files))):
             for sample, row in zip(samples, rows_of(samples, renderer), strict=True):
+                if held_out and Problem(sample.question, "", "").content_hash in held_out:
+                    leaked += 1
+                    continue
                 if len(row.tokens) > max_positions:
                     dropped += 1
                     continue
@@ -123,11 +136,13 @@ def tokenise_samples(
                 ends.append((ends[-1] if ends else 0) + len(row.tokens))
                 prompts.append(row.num_prompt)
                 places.append(place_of(sample.question))
+    if leaked and not ends and not dropped:
+        raise DataError(f"all {leaked:,} samples are of questions that the stage is evaluated on; give others, or no eval")
     _require_fit(dropped, len(ends), max_positions, too_long)
     np.save(partial / "ends.npy", np.array(ends))
     np.save(partial / "prompts.npy", np.array(prompts))
     np.save(partial / "places.npy", np.array(places))
-    (partial / "identity.json").write_text(json.dumps(identity | {"dropped": dropped}))
+    (partial / "identity.json").write_text(json.dumps(identity | {"dropped": dropped, "leaked": leaked}))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
@@ -144,21 +159,11 @@ def rows_of(samples: Sequence[Sample], renderer: Renderer) -> list[Row]:
     tokenizer = renderer.tokenizer
     tokenizer.encode_whole([s.question for s in samples])  # for its error: in a prompt, special tokens have power
     prompts = tokenizer.encode_all([renderer.prompt(s.question) for s in samples])
-    completions = tokenizer.encode_whole([_after_prefill(s, renderer.prefill) for s in samples])
+    completions = tokenizer.encode_whole([after_prefill(s.question, s.completion, renderer.prefill) for s in samples])
     return [
         Row([*prompt, *completion, tokenizer.eos_id], len(prompt))
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-
-
-def _after_prefill(sample: Sample, prefill: str) -> str:
-    """The completion without what the prompt ends in already."""
-    if not sample.completion.startswith(prefill):
-        raise DataError(
-            f"the completion of {sample.question[:60]!r} does not begin with prompt.prefill = {prefill!r}, as every completion "
-            f"of this recipe does: {sample.completion[:60]!r}. Make the samples with this prefill, or leave it out"
-        )
-    return sample.completion.removeprefix(prefill)
 
 
 def _require_fit(num_long: int, num_kept: int, max_positions: int, too_long: TooLong) -> None:

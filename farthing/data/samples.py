@@ -41,12 +41,8 @@ class Sample:
         return asdict(self)
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Every line of a file. DataError names the first bad line; an empty file is one too."""
-    return list(iter_samples(path))
-
-
 def iter_samples(path: Path) -> Iterator[Sample]:
+    """Every line of a file. DataError names the first bad line; an empty file is one too."""
     number = 0
     try:
         with path.open("rb") as file:

@@ -10,14 +10,13 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from farthing.advantage import group_advantages
 from farthing.config import AlignConfig
 from farthing.engine.engine import Engine
 from farthing.errors import DataError
 from farthing.eval.estimators import normal_ci95
 from farthing.rollout import Group, rollout_metrics
 from farthing.run import Run
-from farthing.stages.grpo import collect, log_step, update
+from farthing.stages.grpo import learn
 from farthing.stages.hacking import Watch
 from farthing.stages.scenarios import REASONING, ScenarioRewards, Scenarios, kind_metrics, kind_of
 from farthing.stages.scoring import Scorer, open_reward_model, renderer_for
@@ -57,25 +56,12 @@ def train(stage: Stage[AlignConfig]) -> None:
     for step in run.steps(first if is_over else config.num_steps, first):
         quick = None
         scenarios.has_preferences = step >= config.first_preference_step
-        groups_P, rewards_PG = collect(stage, engine, scenarios, rewards.score, step)
-        with run.phase("update") as spent:
-            engine.rest()
-            advantages_PG = group_advantages(rewards_PG, config.advantage)
-            rollouts = [r for group in groups_P for r in group]
-            tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, stage.learning_rate(step))
-            run.count(tokens_trained=tally.num_tokens, model_flops=tally.flops)
-        with run.phase("weight_sync"):
-            engine.policy_version = step + 1
+        groups = learn(stage, engine, reference, optimizer, scenarios, rewards.score, step)
         with run.phase("reward"):
-            for r in rollouts:
-                if r.reward is not None:
-                    scenarios.record(r.problem, r.reward.accuracy)
-            metrics = scenario_metrics(groups_P, rewards.weights, scenarios.level)
-            metrics["hacking"] = watch.look(step, metrics)
-        log_step(stage, step, groups_P, rewards_PG, tally, spent.seconds)
+            metrics = scenario_metrics(groups, rewards.weights)
+            level = {} if scenarios.level is None else {"level": float(scenarios.level)}
+            metrics["hacking"] = watch.look(step, metrics | level)
         run.log(**metrics)
-        if reference is not None and is_due(step, config.reference_every):
-            reference.load_state_dict(model.state_dict())
         if config.eval is not None and is_due(step, config.eval.every):
             quick = quick_all(stage, engine, held_out)
         stage.checkpoint(step, parts, quick)
@@ -130,12 +116,12 @@ def count_scoring(run: Run, num_tokens: int, flops: int) -> None:
 # in the loop -----------------------------------------------------------------------------------------------------------
 
 
-def scenario_metrics(groups_P: list[Group], weights: dict[str, float], level: int | None) -> dict[str, float]:
+def scenario_metrics(groups_P: list[Group], weights: dict[str, float]) -> dict[str, float]:
     """`accuracy` and `format` of reasoning alone, and every other kind's own; one number for all would mean nothing."""
     reasoning = [group for group in groups_P if kind_of(group[0].problem) == REASONING]
     of_reasoning = rollout_metrics(reasoning) if reasoning else {}
     metrics = {name: of_reasoning[name] for name in ("accuracy", "format") if name in of_reasoning}
-    return metrics | kind_metrics(groups_P, weights) | ({} if level is None else {"level": float(level)})
+    return metrics | kind_metrics(groups_P, weights)
 
 
 def quick_all(stage: Stage[AlignConfig], engine: Engine, held_out: dict[str, list[Problem]]) -> float:

@@ -72,7 +72,7 @@ def rewrite(
     """Each rollout with the teacher's text where that is as right and readable, else with its own, or dropped."""
     reward, prefill = stage.config.reward, stage.renderer.prefill
     prompts = [prompt_for(config.prompt or REWRITE, r, reward.extract, reward.target_language) for r in rollouts]
-    texts = [text.strip() for text in teacher.ask(prompts)]
+    texts = [with_prefill(text.strip(), prefill) for text in teacher.ask(prompts)]
     found: list[tuple[Rollout, str]] = []
     for r, text, new in zip(rollouts, texts, score_all(texts, [r.problem for r in rollouts], reward), strict=True):
         assert r.reward is not None, "sampled groups are scored"
@@ -84,6 +84,13 @@ def rewrite(
         else:
             kept.count(r, "rewrite")
     return found
+
+
+def with_prefill(text: str, prefill: str) -> str:
+    """The teacher's text with the recipe's own prefill, white space included, where it begins with the tag in that."""
+    tag, end = prefill.strip(), prefill[len(prefill.rstrip()) :]
+    rest = text.removeprefix(tag)
+    return prefill + (rest.lstrip() if end else rest) if text.startswith(tag) else text
 
 
 def prompt_for(template: str, r: Rollout, extract_mode: str, language: str) -> str:

@@ -40,6 +40,7 @@ from farthing.stages.stage import (
     open_samples,
     training_flops,
 )
+from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 
 
@@ -48,13 +49,13 @@ def train(stage: Stage[DistillConfig]) -> None:
     run, model = stage.run, stage.model
     with run.phase("setup"):
         teacher = open_teacher(stage)
-        samples = None if stage.config.method == "on_policy" else open_data(stage, teacher)
+        stream = open_tasks(stage)
+        problems = held_out(stream, stage.config.eval) if stream is not None else []
+        samples = None if stage.config.method == "on_policy" else open_data(stage, teacher, problems)
         config = stage.config
         model.recompute_activations = config.recompute_activations
         optimizer = stage.optimizer()
         engine = Engine(model, stage.renderer.tokenizer, config.num_slots)
-        stream = open_tasks(stage)
-        problems = held_out(stream, config.eval) if stream is not None else []
         parts: dict[str, Stateful] = {"optimizer": optimizer}
         parts |= ({"stream": stream} if stream else {}) | ({"samples": samples} if samples else {})
         first = stage.resume(parts)
@@ -109,11 +110,11 @@ def open_teacher(stage: Stage[DistillConfig]) -> Decoder | None:
     return teacher.requires_grad_(False)
 
 
-def open_data(stage: Stage[DistillConfig], teacher: Decoder | None) -> SampleRows:
-    """The rows of `data`. With `epochs`, the stage's number of steps becomes what they take."""
+def open_data(stage: Stage[DistillConfig], teacher: Decoder | None, problems: list[Problem]) -> SampleRows:
+    """The rows of `data`, without those of `problems`. With `epochs`, the stage's number of steps becomes what they take."""
     config = stage.config
     max_positions = min(m.shape.max_positions for m in (stage.model, teacher) if m is not None)
-    samples = open_samples(stage, config.data, max_positions, config.too_long)
+    samples = open_samples(stage, config.data, max_positions, config.too_long, problems)
     if config.epochs:
         num_steps = min(config.num_steps, samples.num_steps(config.epochs, config.batch_samples))
         stage.run.message(f"{len(samples):,} samples, {num_steps:,} steps of {config.batch_samples}")
@@ -153,7 +154,8 @@ def counted(samples: SampleRows | None, stream: ProblemStream | None) -> dict[st
     """What the stage used, for its result."""
     if samples is None:
         return {"prompts": float(stream.cursor if stream is not None else 0)}
-    return {"samples": samples.cursor, "epochs": samples.epochs, "dropped_samples": samples.num_dropped}
+    found = {"samples": float(samples.cursor), "epochs": samples.epochs, "dropped_samples": float(samples.num_dropped)}
+    return found | ({"leaked_samples": float(samples.num_leaked)} if samples.num_leaked else {})
 
 
 # the update ----------------------------------------------------------------------------------------------------------------

@@ -67,25 +67,7 @@ def train(stage: Stage[GrpoConfig]) -> None:
     score = partial(score_groups, config=config.reward)
     for step in run.steps(config.num_steps, first):
         quick = None
-        groups_P, rewards_PG = collect(stage, engine, stream, score, step)
-        with run.phase("update") as spent:
-            engine.rest()
-            advantages_PG = group_advantages(rewards_PG, config.advantage)
-            rollouts = [r for group in groups_P for r in group]
-            tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, stage.learning_rate(step))
-            run.count(tokens_trained=tally.num_tokens, model_flops=tally.flops)
-        with run.phase("weight_sync"):
-            # the engine reads the trainer's own weights: there is nothing to copy
-            engine.policy_version = step + 1
-        with run.phase("reward"):
-            for r in rollouts:
-                if r.reward is not None:
-                    stream.record(r.problem, r.reward.accuracy)
-        log_step(stage, step, groups_P, rewards_PG, tally, spent.seconds)
-        if stream.level is not None:
-            run.log(level=stream.level)
-        if reference is not None and is_due(step, config.reference_every):
-            reference.load_state_dict(model.state_dict())
+        learn(stage, engine, reference, optimizer, stream, score, step)
         if config.eval is not None and is_due(step, config.eval.every):
             quick = stage.quick_eval(engine, problems, config.eval)
         stage.checkpoint(step, parts, quick)
@@ -96,36 +78,85 @@ def train(stage: Stage[GrpoConfig]) -> None:
 
 
 class Prompts(Protocol):
-    """Where a step's problems come from."""
+    """Where a step's problems come from, and who is told how they went."""
 
     def take(self, count: int) -> list[Problem]: ...
+
+    def replace(self, problems: Sequence[Problem]) -> list[Problem]:
+        """New ones of the same kind, one for each."""
+
+    def record(self, problem: Problem, accuracy: float) -> None: ...
+
+    @property
+    def level(self) -> int | None: ...
 
 
 Score = Callable[[list[Group]], list[Group]]
 """Groups -> the same groups with every rollout's reward."""
 
 
-def collect(stage: Stage[RlConfig], engine: Engine, prompts: Prompts, score: Score, step: int) -> tuple[list[Group], Tensor]:
-    """P scored groups and their rewards [P, G]. Dynamic sampling replaces flat groups by new prompts (DAPO, section 3.2)."""
+def learn(
+    stage: Stage[RlConfig],
+    engine: Engine,
+    reference: Decoder | None,
+    optimizer: Optimizer,
+    prompts: Prompts,
+    score: Score,
+    step: int,
+) -> list[Group]:
+    """One step: rollouts, rewards, advantages, the update, and what all of it logs -> the groups that were sampled."""
+    run, config, model = stage.run, stage.config, stage.model
+    groups_P, rewards_PG, sampled = collect(stage, engine, prompts, score, step)
+    with run.phase("update") as spent:
+        engine.rest()
+        advantages_PG = group_advantages(rewards_PG, config.advantage)
+        rollouts = [r for group in groups_P for r in group]
+        tally = update(model, reference, optimizer, rollouts, advantages_PG.flatten(), config, stage.learning_rate(step))
+        run.count(tokens_trained=tally.num_tokens, model_flops=tally.flops)
+    with run.phase("weight_sync"):
+        # the engine reads the trainer's own weights: there is nothing to copy
+        engine.policy_version = step + 1
+    log_step(stage, step, groups_P, rewards_PG, sampled, tally, spent.seconds)
+    if prompts.level is not None:
+        run.log(level=prompts.level)
+    if reference is not None and is_due(step, config.reference_every):
+        reference.load_state_dict(model.state_dict())
+    return sampled
+
+
+def collect(
+    stage: Stage[RlConfig], engine: Engine, prompts: Prompts, score: Score, step: int
+) -> tuple[list[Group], Tensor, list[Group]]:
+    """P scored groups to learn from, their rewards [P, G], and all groups that were sampled for them.
+
+    Dynamic sampling replaces flat groups by new prompts of the same kind (DAPO, section 3.2). What was replaced still counts
+    where accuracy is measured: a policy that gets nearly everything right would look worse by what is left.
+    """
     run, config = stage.run, stage.config
-    groups_P = sample_and_score(stage, engine, prompts.take(config.num_prompts), score, (step, 0))
+    groups_P = sample_and_score(stage, engine, prompts.take(config.num_prompts), prompts, score, (step, 0))
     rewards_PG = reward_values(groups_P, config.max_completion_tokens, config.overlong_buffer)
-    resampled = 0
+    sampled = list(groups_P)
     for attempt in range(1, config.dynamic_sampling + 1):
         flat = is_flat(rewards_PG).nonzero().flatten().tolist()
         if not flat:
             break
-        resampled += len(flat)
-        fresh = sample_and_score(stage, engine, prompts.take(len(flat)), score, (step, attempt))
+        problems = prompts.replace([groups_P[index][0].problem for index in flat])
+        fresh = sample_and_score(stage, engine, problems, prompts, score, (step, attempt))
+        sampled += fresh
         for index, group in zip(flat, fresh, strict=True):
             groups_P[index] = group
         rewards_PG = reward_values(groups_P, config.max_completion_tokens, config.overlong_buffer)
-    run.log(resampled_groups=resampled)
-    return groups_P, rewards_PG
+    run.log(resampled_groups=len(sampled) - len(groups_P))
+    return groups_P, rewards_PG, sampled
 
 
 def sample_and_score(
-    stage: Stage[RlConfig], engine: Engine, problems: Sequence[Problem], score: Score, place: tuple[int, int]
+    stage: Stage[RlConfig],
+    engine: Engine,
+    problems: Sequence[Problem],
+    prompts: Prompts,
+    score: Score,
+    place: tuple[int, int],
 ) -> list[Group]:
     """Scored groups, one for each problem; on the clock as rollout and reward."""
     run, config = stage.run, stage.config
@@ -136,19 +167,28 @@ def sample_and_score(
     run.log(rollout_tokens_per_s=tokens_out / spent.seconds)
     with run.phase("reward"):
         scored = score(groups)
+        for r in (r for group in scored for r in group):
+            if r.reward is not None:
+                prompts.record(r.problem, r.reward.accuracy)
         flat_P = is_flat(reward_values(scored, config.max_completion_tokens, config.overlong_buffer)).tolist()
     run.waste("rollout", of=tokens_out, **wasted_tokens(scored, flat_P))
     return scored
 
 
 def log_step(
-    stage: Stage[RlConfig], step: int, groups_P: list[Group], rewards_PG: Tensor, tally: "Tally", update_s: float
+    stage: Stage[RlConfig],
+    step: int,
+    groups_P: list[Group],
+    rewards_PG: Tensor,
+    sampled: list[Group],
+    tally: "Tally",
+    update_s: float,
 ) -> None:
     """What every step of reinforcement learning logs, and now and then some of its rollouts to read."""
     run, config, metrics = stage.run, stage.config, tally.metrics()
     run.waste("update", of=10**6, padding=round(metrics["padding"] * 10**6))
     with run.phase("reward"):
-        measured = rollout_metrics(groups_P, config.reflection_words)
+        measured = rollout_metrics(sampled, config.reflection_words)
     stage.keep_some(step, groups_P)
     run.log(reward=float(rewards_PG.mean()), flat_groups=float(is_flat(rewards_PG).float().mean()))
     run.log(**measured, **metrics, learning_rate=stage.learning_rate(step))

@@ -20,7 +20,7 @@ STANDARD_ERRORS = 4.5
 MAX_STRETCHES, MAX_NOISE_ROWS = 64, 256
 """Earlier stretches looked at, and rows that noise is taken from: a step of a long run costs no more than of a short one."""
 WATCHED = (
-    "step", "accuracy", "level", "completion_tokens",
+    "step", "accuracy", "level",
     *(f"{kind}_{what}" for kind in KINDS for what in ("score", "accuracy", "tokens")),
 )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """A policy, problems and a judge -> pairs of its own completions, kept in STAGE/pairs.jsonl so that no attempt judges twice."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,7 +27,7 @@ def judged_pairs(stage: Stage[Any], config: JudgedConfig, test_share: float) -> 
         found, asked = _make(stage, config, test_share)
         write_text(folder / PAIRS, lines_of(found.pairs))
         counts = {name: float(value) for name, value in asdict(found).items() if name != "pairs"}
-        counts |= {"num_judged": float(config.num_prompts), "num_kept": float(len(found.pairs)), **asked}
+        counts |= {"num_kept": float(len(found.pairs)), **asked}
         write_json(folder / COUNTS, counts)
         stage.run.note_artefact("pairs", [folder / PAIRS, folder / COUNTS])
     counts = read_json(folder / COUNTS)
@@ -57,11 +58,13 @@ def _make(stage: Stage[Any], config: JudgedConfig, test_share: float) -> tuple[J
     if helper is not None:
         helper.settle()  # what an attempt that was killed has bought and not paid
     with run.phase("rollout"):
-        problems = stream.take(config.num_prompts)
+        # of held-out questions as well, by the share that parts the pairs later: else none would be left to measure by
+        held_out = stream.held_out(math.ceil(config.num_prompts * test_share), fewest=1)
+        problems = stream.take(config.num_prompts) + held_out
         groups = stage.sample(engine, problems, params, 2, "judged")
     candidates = [Candidates(problem, one.text, other.text) for problem, (one, other) in zip(problems, groups, strict=True)]
     with run.phase("reward"):
         found = judge_pairs(candidates, judge, config.judgments, config.min_margin, stage.seed)
     if helper is not None:
         helper.settle()
-    return found, helper.counts() if helper else {}
+    return found, {"num_judged": float(len(problems))} | (helper.counts() if helper else {})

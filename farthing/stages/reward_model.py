@@ -101,23 +101,26 @@ def prepare(stage: Stage[RewardModelConfig], scorer: Scorer, judged: Sequence[Ex
     config = stage.config
     data = load_examples(config, stage.seed)
     data.add(judged, config.test_share)
-    given = len(data.train)
+    given = len(data.train) + len(data.held_out)
     data.train = [e for e in data.train if not _is_undecided(scorer, e)]
     data.held_out = [e for e in data.held_out if not _is_undecided(scorer, e)]
-    num_undecided = given - len(data.train)
+    num_undecided = given - len(data.train) - len(data.held_out)
     require_both_sides(data.train, "training")
     require_both_sides(data.held_out, "held-out")
     given = len(data.train)
     if config.match_lengths and config.learns == "helpfulness":
         data.train = matched(scorer, data.train)
-    for start in range(0, len(data.train), CHECKED_AT_ONCE):
-        scorer.rows(*texts_of(data.train[start : start + CHECKED_AT_ONCE]))
+    num_unmatched = given - len(data.train)
     random.Random(0).shuffle(data.held_out)
     data.held_out = data.held_out[: config.held_out_examples]
+    # now, and not behind the last step, when a text that is too long would cost the whole stage
+    read = [*data.train, *data.held_out]
+    for start in range(0, len(read), CHECKED_AT_ONCE):
+        scorer.rows(*texts_of(read[start : start + CHECKED_AT_ONCE]))
     dropped = {
         "dropped_repeated": float(data.num_repeated),
         "dropped_undecided": float(num_undecided),
-        "dropped_unmatched": float(given - len(data.train)),
+        "dropped_unmatched": float(num_unmatched),
     }
     stage.run.message(
         f"{stage.name}: {len(data.train):,} examples to learn, {len(data.held_out):,} held out; dropped: "

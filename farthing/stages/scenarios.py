@@ -37,24 +37,29 @@ class Scenarios:
     def __init__(self, config: AlignConfig, seed: int) -> None:
         tasks = {REASONING: config.tasks} | {kind: prompts.tasks for kind, prompts in config.prompts.items()}
         self.streams = {kind: ProblemStream(listed, seed, config.test_share) for kind, listed in tasks.items()}
-        self.shares = {kind: prompts.share for kind, prompts in config.prompts.items()}
+        general = {str(kind): prompts.share for kind, prompts in config.prompts.items()}
+        self.shares = {REASONING: 1 - sum(general.values())} | general
         self.has_preferences = False
-        self.dealt = 0
-        """Prompts given out since preferences count."""
+        self.dealt = dict.fromkeys(self.shares, 0)
+        """Prompts of each kind given out since preferences count."""
 
     def take(self, count: int) -> list[Problem]:
-        """`count` prompts; after any number of them each kind has had its share, to the prompt. Kinds are evenly mixed."""
-        counts: dict[str, int] = dict.fromkeys(self.shares, 0)
-        if self.has_preferences:
-            for name, share in self.shares.items():
-                counts[name] = math.floor((self.dealt + count) * share) - math.floor(self.dealt * share)
-            self.dealt += count
-        counts[REASONING] = count - sum(counts.values())
-        placed = []
-        for kind, number in counts.items():
-            drawn = [marked(problem, kind) for problem in self.streams[kind].take(number)]
-            placed += [((i + 0.5) / number, kind, problem) for i, problem in enumerate(drawn)]
-        return [problem for _, _, problem in sorted(placed, key=lambda p: p[:2])]
+        """`count` prompts, kinds evenly mixed: after any number of them each kind has had its share, to about a prompt."""
+        return [self._draw(self._next_kind() if self.has_preferences else REASONING) for _ in range(count)]
+
+    def replace(self, problems: Sequence[Problem]) -> list[Problem]:
+        """New ones of the same kinds, so that replacing leaves the shares as they are."""
+        return [self._draw(kind_of(problem)) for problem in problems]
+
+    def _draw(self, kind: str) -> Problem:
+        return marked(self.streams[kind].take(1)[0], kind)
+
+    def _next_kind(self) -> str:
+        """The one that is furthest behind its share."""
+        total = sum(self.dealt.values()) + 1
+        kind = max(self.shares, key=lambda kind: self.shares[kind] * total - self.dealt[kind])
+        self.dealt[kind] += 1
+        return kind
 
     def held_out(self, kind: str, count: int) -> list[Problem]:
         return [marked(problem, kind) for problem in self.streams[kind].held_out(count)]
@@ -74,7 +79,7 @@ class Scenarios:
         return {"dealt": self.dealt, "streams": {kind: stream.state_dict() for kind, stream in self.streams.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.dealt = int(state["dealt"])
+        self.dealt = dict(state["dealt"])
         for kind, stream in self.streams.items():
             stream.load_state_dict(state["streams"][kind])
 

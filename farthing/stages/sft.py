@@ -16,6 +16,7 @@ from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
 from farthing.stages.pretrain import learn
 from farthing.stages.stage import Stage, Stateful, held_out, is_due, open_samples, training_flops
+from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 
 HELD_OUT_SAMPLES = 256
@@ -28,10 +29,10 @@ def train(stage: Stage[SftConfig]) -> None:
     with run.phase("setup"):
         model.recompute_activations = stage.config.recompute_activations
         optimizer = stage.optimizer()
-        samples = open_data(stage)
-        config = stage.config
         stream = open_tasks(stage)
-        problems = held_out(stream, config.eval) if stream is not None else []
+        problems = held_out(stream, stage.config.eval) if stream is not None else []
+        samples = open_data(stage, problems)
+        config = stage.config
         engine = Engine(model, stage.renderer.tokenizer)
         source = samples if samples is not None else documents(stage, stream)
         parts: dict[str, Stateful] = {"optimizer": optimizer}
@@ -50,18 +51,21 @@ def train(stage: Stage[SftConfig]) -> None:
             run.log(documents=stream.cursor)
         if config.eval is not None and is_due(step, config.eval.every):
             score = stage.quick_eval(engine, problems, config.eval)
+            engine.rest()
         stage.checkpoint(step, parts, score)
 
     after = {} if config.eval is None else {"after": stage.evaluate_once("after", engine, problems, config.eval)}
     stage.finish(after, counted(stage, samples, stream))
 
 
-def open_data(stage: Stage[SftConfig]) -> SampleRows | None:
-    """The rows of `data`, None without. With `epochs`, the stage's number of steps becomes what they take."""
+def open_data(stage: Stage[SftConfig], problems: list[Problem]) -> SampleRows | None:
+    """The rows of `data`, without those of `problems`; None without data. With `epochs`, the stage's number of steps becomes
+    what they take."""
     config = stage.config
     if not config.data:
         return None
-    samples = open_samples(stage, config.data, stage.model.shape.max_positions, config.too_long, config.held_out_share)
+    max_positions = stage.model.shape.max_positions
+    samples = open_samples(stage, config.data, max_positions, config.too_long, problems, config.held_out_share)
     if config.epochs:
         num_steps = min(config.num_steps, samples.num_steps(config.epochs, config.batch_documents))
         stage.run.message(f"{len(samples):,} samples, {num_steps:,} steps of {config.batch_documents}")
@@ -107,6 +111,8 @@ def counted(stage: Stage[SftConfig], samples: SampleRows | None, stream: Problem
     if samples is None:
         return {"documents": float(stream.cursor if stream is not None else 0)}
     found = {"samples": float(samples.cursor), "epochs": samples.epochs, "dropped_samples": float(samples.num_dropped)}
+    if samples.num_leaked:
+        found["leaked_samples"] = float(samples.num_leaked)
     if samples.num_held_out:
         found |= {"held_out_samples": float(samples.num_held_out), "held_out_loss": held_out_loss(stage, samples)}
     return found

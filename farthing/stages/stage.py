@@ -104,6 +104,7 @@ class Stage(Generic[ConfigT]):
             for name, part in parts.items():
                 part.load_state_dict(last.state[name])
             self.run.accelerator.set_rng_state(last.state["torch_rng"])
+            self.last_score = last.state.get("last_score")
         first = 0 if last is None else last.step + 1
         self.run.begin_stage(self.name, self.config, first)
         return first
@@ -127,13 +128,16 @@ class Stage(Generic[ConfigT]):
         c, self.last_score = self.config.checkpoint, score
         if not self.run.checkpoint_due(step, c.every, self.config.num_steps):
             return
+        # one that is only here because the run stops: an uninterrupted run would not have it to choose from
+        is_due_anyway = is_due(step, c.every) and step + 1 < self.config.num_steps
         self.run.publish(step)
         with self.run.phase("checkpoint"):
             self.require_finite(step)
             state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
             state["torch_rng"] = self.run.accelerator.rng_state()
             state["ledger_head"] = list(self.run.ledger.head())
-            self.store().save(step, state, score)
+            state["last_score"] = score
+            self.store().save(step, state, score if is_due_anyway else None)
 
     def require_finite(self, step: int) -> None:
         for name, parameter in self.trained.named_parameters():
@@ -287,9 +291,15 @@ def open_input(run: Run, name: str, precision: Precision) -> tuple[Decoder, Toke
 
 
 def open_samples(
-    stage: Stage[Any], data: Sequence[str], max_positions: int, too_long: TooLong, held_out_share: float = 0.0
+    stage: Stage[Any],
+    data: Sequence[str],
+    max_positions: int,
+    too_long: TooLong,
+    problems: Sequence[Problem],
+    held_out_share: float = 0.0,
 ) -> SampleRows:
-    """The rows of `data`: what other stages left, and files of samples; tokenised once, into the run directory."""
+    """The rows of `data`: what other stages left, and files of samples; tokenised once, into the run directory. Without those
+    of `problems`, which the stage is evaluated on."""
     run, needed = stage.run, stage.config.needs()
     files: dict[Path, str] = {}
     for name in data:
@@ -297,8 +307,10 @@ def open_samples(
         path = stage.file_of(name) if name in needed else Path(name)
         files[path] = str(run.info["inputs"][name] if result is None else result["sha256"])
     folder = run.dir / "corpus" / stage.name
-    tokenise_samples(files, stage.renderer, folder, max_positions, too_long)
+    tokenise_samples(files, stage.renderer, folder, max_positions, too_long, {p.content_hash for p in problems})
     samples = SampleRows(folder, stage.seed, held_out_share)
+    if samples.num_leaked:
+        run.message(f"{stage.name}: {samples.num_leaked:,} samples of questions that it is evaluated on dropped")
     if samples.num_dropped:
         run.message(f"{samples.num_dropped:,} samples of more than {max_positions:,} tokens dropped, {len(samples):,} kept")
     return samples

@@ -30,6 +30,10 @@ class ProblemStream:
         self.cursor += count
         return [self._mixture.draw("train", index, self.seed, self.test_share) for index in range(first, self.cursor)]
 
+    def replace(self, problems: Sequence[Problem]) -> list[Problem]:
+        """As many others."""
+        return self.take(len(problems))
+
     def notes(self) -> list[str]:
         """What a user must know of the sources: lines that were skipped, questions that repeat."""
         return [note for source, _ in self._mixture.sources if isinstance(source, SplitTask) for note in notes_of(source.task)]
@@ -38,14 +42,16 @@ class ProblemStream:
         """How documents of the problem's task answer, where the recipe says so for that task."""
         return self._styles.get(problem.task)
 
-    def held_out(self, count: int) -> list[Problem]:
-        """`count` distinct problems that training never draws, the same for every seed of the recipe."""
-        return test_set(self._mixture, count, seed=0, test_share=self.test_share)
+    def held_out(self, count: int, fewest: int | None = None) -> list[Problem]:
+        """`count` distinct problems that training never draws, the same for every seed of the recipe; or as many as there are,
+        but `fewest` at least. DataError where there are not."""
+        return test_set(self._mixture, count, 0, self.test_share, count if fewest is None else fewest)
 
-    def record(self, problem: Problem, accuracy: float) -> bool:
-        """Tells a problem's curriculum how it went; True where that opened a new level."""
-        opened = [c.record(problem, accuracy) for c in self._curricula if c.owns(problem)]
-        return any(opened)
+    def record(self, problem: Problem, accuracy: float) -> None:
+        """Tells a problem's curriculum how it went."""
+        for curriculum in self._curricula:
+            if curriculum.owns(problem):
+                curriculum.record(problem, accuracy)
 
     @property
     def level(self) -> int | None:

@@ -70,8 +70,9 @@ class SplitTask:
         return draw(self.task, split, index, seed, test_share)
 
 
-def test_set(source: Drawable, n: int, seed: int, test_share: float) -> list[Problem]:
-    """`n` distinct held-out problems, in a fixed order. DataError with the number found if there are not that many."""
+def test_set(source: Drawable, n: int, seed: int, test_share: float, fewest: int) -> list[Problem]:
+    """`n` distinct held-out problems, in a fixed order, or as many as there are. DataError with the number found if there are
+    not even `fewest`."""
     found: dict[str, Problem] = {}
     index = last_new = 0
     while len(found) < n and index - last_new <= max(MAX_TRIES, TRIES_PER_FOUND * len(found)):
@@ -80,10 +81,10 @@ def test_set(source: Drawable, n: int, seed: int, test_share: float) -> list[Pro
             found[problem.content_hash] = problem
             last_new = index
         index += 1
-    if len(found) < n:
+    if len(found) < fewest:
         raise DataError(
             f"{source.name!r} holds only {len(found)} distinct test problems (in {index} draws at "
-            f"test_share={test_share}), {n} were asked. Ask for fewer, raise test_share, or widen the task."
+            f"test_share={test_share}), {fewest} are needed. Ask for fewer, raise test_share, or widen the task."
         )
     return list(found.values())
 

@@ -14,6 +14,7 @@ from farthing.attempt import file_sha256
 from farthing.data.sample_rows import SampleRows, TooLong, tokenise_samples
 from farthing.errors import DataError
 from farthing.renderer import Renderer
+from farthing.tasks.problem import Problem
 from farthing.tokenizer import END_OF_TEXT, Tokenizer
 
 CHARACTERS = Tokenizer.characters("0123456789+=? \nabc")
@@ -157,3 +158,18 @@ def test_what_differs_between_two_tokenizers_is_said() -> None:
     assert abc.difference(Tokenizer.characters("ab")) == "8 tokens against 7"
     assert abc.difference(Tokenizer.characters("abd")) == "token 7 is 'c' in one and 'd' in the other, and 1 differ in all"
     assert "the end of text is" in abc.difference(Tokenizer(abc.backend, eos_id=1))
+
+
+def test_questions_that_the_stage_is_evaluated_on_are_left_out_and_counted(write: Write) -> None:
+    path, folder = write(lines(10)), write(lines(10)).parent / "rows"
+    asked = {Problem(f"{i}+0?", "", "t").content_hash for i in (3, 7, 99)}
+    tokenise_samples({path: file_sha256(path)}, Renderer(CHARACTERS), folder, 64, held_out=asked)
+    samples = SampleRows(folder, seed=0)
+    assert (len(samples), samples.num_leaked, samples.num_dropped) == (8, 2, 0)
+    assert not any(CHARACTERS.decode(row.tokens).startswith(("3+0", "7+0")) for row in samples.take(8))
+    # other problems to evaluate on: made anew
+    tokenise_samples({path: file_sha256(path)}, Renderer(CHARACTERS), folder, 64)
+    assert SampleRows(folder, seed=0).num_leaked == 0
+    everything = {Problem(f"{i}+0?", "", "t").content_hash for i in range(10)}
+    with pytest.raises(DataError, match="all 10 samples are of questions that the stage is evaluated on"):
+        tokenise_samples({path: file_sha256(path)}, Renderer(CHARACTERS), folder, 64, held_out=everything)

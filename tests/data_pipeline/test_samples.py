@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from farthing.data.samples import Sample, read_samples, sample_of
+from farthing.data.samples import Sample, iter_samples, sample_of
 from farthing.errors import DataError
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "math" / "gsm8k_train.jsonl"
@@ -53,7 +53,7 @@ def test_what_is_neither_is_named_with_its_line(record: object, named: str) -> N
 
 @pytest.mark.skipif(not GSM8K.is_file(), reason="the shared GSM8K file is not here")
 def test_every_line_of_gsm8k_is_read() -> None:
-    samples = read_samples(GSM8K)
+    samples = list(iter_samples(GSM8K))
     assert len(samples) == 7473
     assert not any("<<" in s.completion or "####" in s.completion for s in samples)
     assert all(s.completion.endswith(f"<answer>{s.answer}</answer>") for s in samples)

@@ -195,8 +195,8 @@ def test_pairs_are_judged_by_a_model_at_an_endpoint_paid_once(copied: Path) -> N
         bought = [detail_of(entry) for entry in ledger.events() if entry.kind == "api"]
     counts = read_json(copied / "stages" / "rm_helpful" / "judged.json")
     assert counts["position_bias"] == -5
-    assert counts["num_close"] + counts["num_equal"] == 6
-    assert counts["judge_asked"] == 4 * (6 - counts["num_equal"])
+    assert counts["num_close"] + counts["num_equal"] == 7, "six to learn from and one held out"
+    assert counts["judge_asked"] == 4 * (7 - counts["num_equal"])
     assert sum(entry["requests"] for entry in bought) == counts["judge_asked"], "each judgment was bought, and once"
 
 
@@ -220,13 +220,13 @@ def test_pairs_of_the_models_own_completions_are_judged_once(copied: Path, monke
     output = run(copied, judged, only="rm_helpful")
     assert len(set(lives[1:])) == 1, "the attempt that went on did not judge again"
     metrics = result_of(copied, "rm_helpful")["metrics"]
-    assert metrics["num_judged"] == 48
-    assert metrics["num_kept"] + metrics["num_equal"] + metrics["num_close"] == 48
+    assert metrics["num_judged"] == 48 + 5, "a tenth as many of held-out questions"
+    assert metrics["num_kept"] + metrics["num_equal"] + metrics["num_close"] == 53
     assert metrics["num_kept"] > 0
     assert metrics["position_bias"] == 0
     kept = [json.loads(line) for line in (copied / "stages" / "rm_helpful" / "pairs.jsonl").read_text().splitlines()]
     assert all(("</answer>" in pair["chosen"]) for pair in kept)
-    assert f"of 48 pairs judged {len(kept)} are kept" in output
+    assert f"of 53 pairs judged {len(kept)} are kept" in output
     [bill] = [s for s in farthing_json("bill", copied)["stages"] if s["name"] == "rm_helpful"]
     assert {"rollout", "reward", "update"} <= bill["phases_s"].keys()
     # a character model is no judge
@@ -281,7 +281,8 @@ def test_a_reward_model_that_likes_length_is_caught_and_the_best_checkpoint_kept
     assert result["hacking"]["last_step"] == rows[-1]["step"]
     scores = {row["step"]: (row["eval_accuracy"] + row["eval_helpfulness_accuracy"] + row["eval_harmlessness_accuracy"]) / 3
               for row in rows if "eval_accuracy" in row}  # fmt: skip
-    assert result["hacking"]["went_back_to"] == max(scores, key=lambda step: (scores[step], step))
+    best = max(scores, key=lambda step: (scores[step], step))
+    assert result["hacking"]["went_back_to"] == (None if best == rows[-1]["step"] else best)
     assert "best" not in result
     assert list(result["hacking"]["alarms"]) == ["helpfulness length"]
     assert farthing_json("show", copied)["status"] == "complete"

@@ -8,6 +8,7 @@ import torch
 from farthing.artefact import open_artefact
 from farthing.checkpoint import CheckpointStore, load_state
 from farthing.manifest import score_of
+from farthing.run import Run
 from tests.conftest import MICRO, farthing_here, farthing_json
 
 
@@ -29,3 +30,20 @@ def test_the_best_checkpoint_becomes_a_model_folder(tmp_path: Path, monkeypatch:
     assert all(torch.equal(weights[name], tensor) for name, tensor in masters.items())
     assert best.stage == "r1_zero"
     assert not torch.equal(weights["norm.weight"], open_artefact(run_dir).model.norm.weight)
+
+
+def test_a_checkpoint_that_only_a_stop_has_made_is_not_chosen_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 1 is evaluated, and no checkpoint is due there: an uninterrupted run has none to go back to."""
+
+    def stop_at_step_1(self: Run, step: int, every: int, num_steps: int) -> bool:
+        self._stop_requested |= self.stage == "r1_zero" and step == 1
+        return checkpoint_due(self, step, every, num_steps)
+
+    checkpoint_due = Run.checkpoint_due
+    monkeypatch.setattr(Run, "checkpoint_due", stop_at_step_1)
+    settings = ("--set", "r1_zero.checkpoint.every=4", "--set", "r1_zero.eval.num_problems=2")
+    stopped = farthing_here("run", MICRO, "--run-dir", tmp_path, "--plain", *settings)
+    assert stopped.returncode == 130
+    path = tmp_path / "checkpoints" / "r1_zero" / "step-000001"
+    assert score_of(path) is None
+    assert load_state(path)["last_score"] is not None

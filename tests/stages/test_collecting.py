@@ -184,7 +184,8 @@ def test_a_file_of_general_samples_that_runs_out_is_said(ready: Path, tmp_path: 
 
 
 def test_num_samples_counts_the_general_ones_too(ready: Path) -> None:
-    settings = ("--set", "rejection.start_from=r1_zero", "--set", "rejection.num_samples=13", "--only", "rejection")
+    more = ("--set", "rejection.num_samples=13", "--set", "rejection.num_prompts=24", "--only", "rejection")
+    settings = ("--set", "rejection.start_from=r1_zero", *more)
     assert farthing_here("run", MICRO, "--run-dir", ready, "--plain", *settings).returncode == 0
     metrics = result(ready, "rejection")["metrics"]
     assert (metrics["kept"], metrics["general"]) == (10, 3)

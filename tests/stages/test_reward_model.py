@@ -1,7 +1,9 @@
 """A reward model's update: the same however it is cut up; held-out figures by hand; it learns; bad data is named."""
 
 import copy
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from farthing.config import RewardModelConfig, load_recipe
-from farthing.data.preferences import Example, Label, Pair, lines_of, load_examples
+from farthing.data.preferences import Example, Label, Pair, is_held_out, lines_of, load_examples
 from farthing.errors import DataError, RecipeError
 from farthing.models.decoder import Decoder, init_weights
 from farthing.models.reward import RewardModel
@@ -225,3 +227,33 @@ def test_paths_are_those_beside_the_recipe(tmp_path: Path) -> None:
     assert stages["r1"].reads() == ["rm_harmless"]
     with pytest.raises(RecipeError, match="reads 'rm_helpfull', and there is no such stage; did you mean 'rm_helpful'"):
         load_recipe(str(MICRO_ALIGN), ["r1.helpfulness.reward_model=rm_helpfull"])
+
+
+def test_judged_pairs_alone_are_enough_and_some_are_held_out(tmp_path: Path) -> None:
+    judged = '{ tasks = [{ spec = "toy:general" }], num_prompts = 48, max_completion_tokens = 40, reward = { format = 1.0 } }'
+    settings = (
+        "rm_helpful.data=[]",
+        f"rm_helpful.judged={judged}",
+        "rm_helpful.match_lengths=false",
+        "rm_helpful.test_share=0.1",
+    )
+    args = [word for setting in settings for word in ("--set", setting)]
+    for only in ("base", "rm_helpful"):
+        done = farthing_here("run", MICRO_ALIGN, "--run-dir", tmp_path / "run", "--plain", "--only", only, *args)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "stages" / "rm_helpful" / "result.json").read_text())
+    assert result["preferences"]["n"] >= 1
+
+
+def test_a_held_out_text_too_long_is_met_before_the_first_step(tmp_path: Path) -> None:
+    pairs = [Pair(f"q{i}?", "a" * (i % 3 + 1), "b" * (i % 2 + 1) + "c") for i in range(60)]
+    held_out = next(i for i, pair in enumerate(pairs) if is_held_out(pair, 0.1))
+    pairs[held_out] = replace(pairs[held_out], chosen="a" * 400)
+    (tmp_path / "pairs.jsonl").write_text(lines_of(pairs))
+    sources = f'rm_helpful.data=[{{ spec = "jsonl:{tmp_path}/pairs.jsonl" }}]'
+    args = ("--set", sources, "--set", "rm_helpful.match_lengths=false")
+    assert farthing_here("run", MICRO_ALIGN, "--run-dir", tmp_path / "run", "--plain", "--only", "base", *args).returncode == 0
+    failed = farthing_here("run", MICRO_ALIGN, "--run-dir", tmp_path / "run", "--plain", "--only", "rm_helpful", *args)
+    assert failed.returncode == 2
+    assert pairs[held_out].question in failed.stderr
+    assert not [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"rm_helpful"' in line]

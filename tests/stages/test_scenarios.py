@@ -84,10 +84,32 @@ def test_shares_hold_to_the_prompt_and_only_once_preferences_count() -> None:
     kinds: list[str] = []
     for count in (10, 7, 3, 1, 19):
         kinds += map(kind_of, scenarios.take(count))
-        for kind in ("helpfulness", "harmlessness"):
-            assert kinds.count(kind) == len(kinds) // 4
+        for kind, share in {"reasoning": 0.5, "helpfulness": 0.25, "harmlessness": 0.25}.items():
+            assert abs(kinds.count(kind) - share * len(kinds)) < 1
     step = [kind_of(p) for p in Scenarios(config(), 0).take(1) + scenarios.take(20)][1:]
     assert sum(a == b for a, b in pairwise(step)) < 12, "kinds are mixed, so that minibatches are alike"
+
+
+@pytest.mark.parametrize("shares", [(0.25, 0.25), (0.34, 0.33), (0.8, 0.1), (0.01, 0.98)])
+def test_one_at_a_time_they_are_dealt_by_their_shares(shares: tuple[float, float]) -> None:
+    """Two kinds whose turn comes at once do not make two prompts of one, nor reasoning's less than none."""
+    general = {kind: GENERAL | {"share": share} for kind, share in zip(("helpfulness", "harmlessness"), shares, strict=True)}
+    scenarios = Scenarios(config(**general), seed=0)
+    scenarios.has_preferences = True
+    kinds = [kind_of(problem) for _ in range(300) for problem in scenarios.take(1)]
+    for kind, share in zip(("helpfulness", "harmlessness"), shares, strict=True):
+        assert abs(kinds.count(kind) - share * 300) <= 1
+
+
+def test_what_is_replaced_is_replaced_by_its_kind() -> None:
+    scenarios = Scenarios(config(), seed=0)
+    scenarios.has_preferences = True
+    flat = scenarios.take(8)
+    dealt = dict(scenarios.dealt)
+    fresh = scenarios.replace(flat)
+    assert [kind_of(p) for p in fresh] == [kind_of(p) for p in flat]
+    assert scenarios.dealt == dealt
+    assert not {p.question for p in fresh} & {p.question for p in flat}
 
 
 def test_a_stream_goes_on_where_its_state_was_kept() -> None:
@@ -123,16 +145,16 @@ def test_each_kind_has_its_own_unit_and_keeps_it() -> None:
     other.load_state_dict(scored.state_dict())
     assert values(other.score(later)) == values(scored.score(later))
     assert noted.tokens == 7 * 6
-    assert scenario_metrics(scored.score(later), scored.weights, 2) == {
+    assert scenario_metrics(scored.score(later), scored.weights) == {
         "helpfulness_score": 3.0, "helpfulness_tokens": 2.0, "helpfulness_accuracy": 0.0,
-        "harmlessness_score": 1.0, "harmlessness_tokens": 2.0, "harmlessness_accuracy": 0.0, "level": 2.0,
+        "harmlessness_score": 1.0, "harmlessness_tokens": 2.0, "harmlessness_accuracy": 0.0,
     }  # fmt: skip
 
 
 def test_accuracy_and_format_are_those_of_reasoning() -> None:
     scored = rewards()[0]
     groups = [group("reasoning", GOOD, RAW), group("helpfulness", GOOD, GOOD, verifier="none")]
-    metrics = scenario_metrics(scored.score(groups), scored.weights, None)
+    metrics = scenario_metrics(scored.score(groups), scored.weights)
     assert (metrics["accuracy"], metrics["format"]) == (0.5, 0.5)
     assert "helpfulness_accuracy" not in metrics, "without a gold answer there is no rule"
 

@@ -13,6 +13,7 @@ from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import Entry
 from farthing.renderer import filled
 from farthing.stages.asking import verdict
+from farthing.stages.cold_start import with_prefill
 from tests.conftest import farthing_here, farthing_json
 from tests.endpoint_server import Reply, Server, answer, asked, serving, status
 from tests.stages.conftest import MICRO_COLLECT, result, rows
@@ -96,6 +97,20 @@ def test_what_is_wrong_or_unreadable_does_not(ready: Path, finished: Path, tmp_p
     assert failed.returncode == 2
     assert "rewrite" in failed.stderr
     assert "ask the teacher in other words" in " ".join(failed.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "prefill", "wanted"),
+    [
+        ("<think>i add</think>", "", "<think>i add</think>"),
+        ("<think>i add</think>", " <think>", " <think>i add</think>"),
+        ("<think>i add</think>", "<think>\n", "<think>\ni add</think>"),
+        ("<think>\n i add</think>", "<think>", "<think>\n i add</think>"),
+        ("i add", " <think>", "i add"),
+    ],
+)
+def test_a_rewritten_chain_begins_with_the_recipes_own_prefill(text: str, prefill: str, wanted: str) -> None:
+    assert with_prefill(text, prefill) == wanted
 
 
 def test_a_teacher_that_goes_down_is_an_error_and_what_it_said_is_kept(ready: Path, tmp_path: Path) -> None:

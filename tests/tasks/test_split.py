@@ -33,15 +33,16 @@ def test_the_share_is_kept() -> None:
 
 
 def test_a_test_set_is_distinct_and_deterministic() -> None:
-    problems = test_set(SplitTask(SUMS), 20, seed=3, test_share=0.3)
+    problems = test_set(SplitTask(SUMS), 20, seed=3, test_share=0.3, fewest=20)
     assert len({problem.content_hash for problem in problems}) == 20
-    assert problems == test_set(SplitTask(SUMS), 20, seed=3, test_share=0.3)
-    assert test_set(Mixture([(SplitTask(SUMS), 1.0)]), 20, seed=3, test_share=0.3) == problems
+    assert problems == test_set(SplitTask(SUMS), 20, seed=3, test_share=0.3, fewest=20)
+    assert test_set(Mixture([(SplitTask(SUMS), 1.0)]), 20, seed=3, test_share=0.3, fewest=20) == problems
 
 
-def test_a_small_space_says_how_many_there_are() -> None:
+def test_a_small_space_says_how_many_there_are_or_gives_them() -> None:
     with pytest.raises(DataError, match=r"holds only \d+ distinct test problems"):
-        test_set(SplitTask(SUMS), 5_000, seed=0, test_share=0.3)
+        test_set(SplitTask(SUMS), 5_000, seed=0, test_share=0.3, fewest=5_000)
+    assert 1 < len(test_set(SplitTask(SUMS), 5_000, seed=0, test_share=0.3, fewest=1)) < 5_000
 
 
 def test_an_empty_side_is_an_error() -> None:
