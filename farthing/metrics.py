@@ -63,6 +63,7 @@ METRICS: dict[str, Metric] = {
     "dropped_repetition": Metric("completions", "of the step that repeat themselves"),
     "dropped_paragraph": Metric("completions", "of the step with a paragraph that is too long"),
     "dropped_language": Metric("completions", "of the step in mixed languages"),
+    "dropped_format": Metric("completions", "of the step that are not in the format, where well_formed asks for it"),
     "dropped_duplicate": Metric("completions", "of the step that are there already, or nearly"),
     "dropped_judge": Metric("completions", "of the step that the judge says no to"),
     "dropped_unclear": Metric("completions", "of the step about which the judge says neither yes nor no"),

@@ -33,6 +33,8 @@ class CollectConfig(StageConfig):
     group_size: Count = 4
     """Completions of each."""
     keep_per_problem: Count = 1
+    well_formed: bool = False
+    """Keep only what reward.format pays for: one chain in <think> tags, one answer in <answer> tags, and nothing else."""
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Completions of a group that share this much of their 5-grams (Jaccard) count as one; 1: exact repeats only, which are
     found in all that the stage has kept."""

@@ -30,6 +30,7 @@ FILTERS: dict[str, tuple[str, ...]] = {
     "ended": ("truncated",),
     "right": ("wrong",),
     "readable": REASONS,
+    "well formed": ("format",),
     "distinct": ("duplicate",),
     "judged": ("judge", "unclear"),
     "wanted": ("enough",),
@@ -41,6 +42,7 @@ SHINGLE = 5
 ADVICE = {
     "truncated": "raise max_completion_tokens",
     "wrong": "raise group_size, take easier tasks, or start from a better model",
+    "format": "show examples in the format, start from a model that keeps it, or set well_formed = false",
     "rewrite": 'ask the teacher in other words (teacher.prompt), or set teacher.otherwise = "original"',
     "judge": "ask the judge in other words (judge.prompt), or start from a better model",
     "unclear": "have the judge say yes or no (judge.prompt), and leave it room to (judge.max_tokens)",
@@ -121,7 +123,8 @@ class Collection:
             return "truncated"
         if r.reward.answer is None if is_judged else not is_right(r):
             return "wrong"
-        return next(iter(r.reward.unreadable), "")
+        is_misshapen = self.config.well_formed and r.reward.format < 1
+        return next(iter(r.reward.unreadable), "format" if is_misshapen else "")
 
     def _alike(self, a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> bool:
         return a == b or len(a & b) >= self.config.near_duplicate * len(a | b) > 0

@@ -83,6 +83,18 @@ def test_each_completion_meets_one_fate(tmp_path: Path) -> None:
     assert rows[0] == Sample("4+5?", thought(CHAIN), "sums", "reasoning", "here", "9").to_json()
 
 
+def test_only_what_keeps_the_format_where_that_is_asked_for(tmp_path: Path) -> None:
+    """An answer in its tags is right and readable whatever the tags around the chain are called."""
+    texts = (f"<check>{CHAIN}</check><answer>9</answer>", f"so {thought('four and five')}", thought("nine it is"))
+    kept = collection(tmp_path, keep_per_problem=3, well_formed=True)
+    take(kept, group(SUM, *texts))
+    assert counts(kept) == {"sampled": 3, "format": 2, "kept": 1}
+    (tmp_path / "loose").mkdir()
+    loose = collection(tmp_path / "loose", keep_per_problem=3)
+    take(loose, group(SUM, *texts))
+    assert counts(loose) == {"sampled": 3, "kept": 3}
+
+
 def test_near_duplicates_share_most_of_their_ngrams(tmp_path: Path) -> None:
     """22 units make 18 five-grams; a word in the middle is in 5 of them: 13 of 23 are shared."""
     a, b = (thought(f"one two three four five six {last}") for last in ("seven", "eight"))
