@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -25,7 +25,7 @@ SET_UP_EVERY = 5
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe of seconds, and how many steps its stages take here: long enough for all the kills to fall into one run."""
+    """A recipe of seconds, and how many steps its stages take here: long enough to be struck."""
 
     recipe: Path
     steps: dict[str, int]
@@ -63,20 +63,17 @@ def measure(name: str, args: argparse.Namespace) -> Path:
             time.sleep(0.01)
         setup_s = time.monotonic() - started
         process.communicate()
-        seconds = time.monotonic() - started
-        bill = _json("bill", whole)
+        bill, stages = _json("bill", whole), _json("show", whole)["stages"]
         held_s = bill["held_s"]
         ended = datetime.datetime.fromisoformat(bill["attempts"][0]["ended_at"]).timestamp()
-        # short enough that all the kills fit into one run
-        latest = 1.5 * (seconds - setup_s) / args.kills
         early, hit = 0, []
-        for number in range(args.kills):
+        for number, (stage, longest) in enumerate(_moments(stages, args.kills, rng)):
             if number % SET_UP_EVERY == 0:
                 early += _killed(case, pieces, "", rng.uniform(0.3, 1) * setup_s)
-            if _killed(case, pieces, "stage ", rng.uniform(0, latest)):
+            if _killed(case, pieces, f"stage {stage}:", rng.uniform(0, longest)):
                 hit.append(_stage_at_work(pieces))
         _start(case, pieces).communicate()
-        stages, bill = _json("show", whole)["stages"], _json("bill", pieces)
+        bill = _json("bill", pieces)
         made = [(_made(whole, stage), _made(pieces, stage)) for stage in stages]
     equal, killed = sum(one == many for one, many in made), len(hit)
     sums = sum(Decimal(a["usd"]) for a in bill["attempts"]) == Decimal(bill["total_usd"])
@@ -108,6 +105,15 @@ def measure(name: str, args: argparse.Namespace) -> Path:
         Figure("wasted", float(bill["wasted_usd"]) / float(bill["total_usd"]) * 100, "% of the bill", killed),
     ]
     return write(name, f"python -m bench {name} --kills {args.kills} --seed {args.seed}", figures)
+
+
+def _moments(stages: list[dict[str, Any]], kills: int, rng: random.Random) -> Iterator[tuple[str, float]]:
+    """(stage, seconds within which to strike), stage after stage; each is met once where there are kills enough, the others fall
+    to stages by the time that they take. Several in one stage share its time, so that it is still at work for the last."""
+    seconds = [max(float(stage["seconds"]), 0.01) for stage in stages]
+    chosen = list(range(len(stages)))[:kills] + rng.choices(range(len(stages)), seconds, k=max(0, kills - len(stages)))
+    for index in sorted(chosen):
+        yield str(stages[index]["name"]), seconds[index] / chosen.count(index)
 
 
 def _start(case: Case, run_dir: Path) -> "subprocess.Popen[str]":
