@@ -76,8 +76,8 @@ def measure(args: argparse.Namespace) -> Path:
 NOTE = (
     "One core each (CPU seconds of all processes, user and system), in turn. A generated corpus of documents of about 3 kB in "
     "sentences and paragraphs, one word in 25 a number, one document in seven with accents, a tenth near-duplicates. Steps: "
-    "mail addresses masked, MinHash over word 5-grams, 13-gram decontamination. farthing also normalises, looks for phone numbers, "
-    "cards, IBANs and keys, masks numbers in decontamination, finds exact duplicates and writes manifest and card."
+    "mail addresses masked, MinHash over word 5-grams, 13-gram decontamination. farthing also normalises, looks for phone "
+    "numbers, cards, IBANs and keys, masks numbers in decontamination, finds exact duplicates and writes manifest and card."
 )
 
 

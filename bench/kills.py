@@ -108,8 +108,8 @@ def measure(name: str, args: argparse.Namespace) -> Path:
 
 
 def _moments(stages: list[dict[str, Any]], kills: int, rng: random.Random) -> Iterator[tuple[str, float]]:
-    """(stage, seconds within which to strike), stage after stage; each is met once where there are kills enough, the others fall
-    to stages by the time that they take. Several in one stage share its time, so that it is still at work for the last."""
+    """(stage, seconds within which to strike), stage after stage; each is met once where there are kills enough, the others
+    fall to stages by the time that they take. Several in one stage share its time, so that it is still at work for the last."""
     seconds = [max(float(stage["seconds"]), 0.01) for stage in stages]
     chosen = list(range(len(stages)))[:kills] + rng.choices(range(len(stages)), seconds, k=max(0, kills - len(stages)))
     for index in sorted(chosen):
