@@ -96,6 +96,13 @@ MEASURED: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("the R1 recipe: R1 mixes languages in", "r1-tiny", "{:.1%}", ("r1, mixed",)),
     ("the R1 recipe: reasoning and general tasks, R1-Zero", "r1-tiny", "{:.1%}", ("r1_zero, reasoning", "r1_zero, general")),
     ("the R1 recipe: reasoning and general tasks, R1", "r1-tiny", "{:.1%}", ("r1, reasoning", "r1, general")),
+    (
+        "the same on SmolLM2, `r1-smollm2`: sums by the source, R1-Zero, R1",
+        "r1-smollm2",
+        "{:.1%}",
+        ("source, reasoning", "r1_zero, reasoning", "r1, reasoning"),
+    ),
+    ("`r1-smollm2`: minutes", "r1-smollm2", "{:.0f}", ("time",)),
     ("SIGKILLs of a stage, after which weights end bit-identical", "kills", "{:.0f}", ("kills while a stage runs",)),
     ("logprob gap between engine and trainer, fp32, nats", "gap", "{:.0e}", ("r1-zero-smollm2, fp32, mean",)),
     ("GRPO on SmolLM2, 64 completions of 256 tokens: peak GiB", "memory", "{:.2f}", ("peak resident memory",)),
