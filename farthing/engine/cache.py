@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from farthing.models.attention import attend_causally
-from farthing.models.fused import can_fuse, decode_attention, decode_latents
+from farthing.models.fused import can_decode_latents, can_fuse, decode_attention, decode_latents
 from farthing.models.mla import LatentAttention
 from farthing.models.shape import ModelShape
 
@@ -111,9 +111,9 @@ class KVCache:
         assert self._mask is not None, "begin_step must come before a decode forward"
         slots, longest = len(q_S1NH), self._mask.shape[-1]
         latents = self.kv[mla.layer, 0, :, 0]
-        if self._groups is not None:
-            q_SNL, new_SL, width = mla.absorb(q_S1NH[:, 0]), latent_S1L[:, 0], mla.mla.kv_lora_rank
-            return mla.values(decode_latents(q_SNL, new_SL, latents, width, self._positions_S, self._groups)).unsqueeze(1)
+        if self._groups is not None and can_decode_latents(mla.mla.kv_lora_rank):
+            new = q_S1NH[:, 0], latent_S1L[:, 0], mla.up()
+            return decode_latents(*new, latents, self._positions_S, self._groups).unsqueeze(1)
         latents[self._slot_index[:slots], self._positions_S] = latent_S1L[:, 0]
         seen_STL = latents[:slots, :longest]
         scores_SNT = torch.matmul(mla.absorb(q_S1NH[:, 0]), seen_STL.transpose(1, 2)) + self._mask[:, 0]

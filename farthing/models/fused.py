@@ -23,12 +23,16 @@ from torch import Tensor
 
 KERNELS = Path(__file__).with_name("kernels")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+LANES = 16
+"""Numbers in the widest register that the kernels may use."""
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last axis (arXiv:1910.07467), in fp32 inside, result in x's dtype."""
     if can_fuse(x, weight):
+        if not torch.is_grad_enabled():  # without the frame of autograd, which takes longer than a short row
+            return _normed(x.contiguous(), weight.contiguous(), eps)[0]
         return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return,no-untyped-call]
     return F.rms_norm(x, weight.shape, weight, eps)
 
@@ -36,6 +40,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up of [..., gate | up] (arXiv:2002.05202)."""
     if can_fuse(gate_up):
+        if not torch.is_grad_enabled():
+            return _gated(gate_up.contiguous())
         return _SwiGLU.apply(gate_up)  # type: ignore[no-any-return,no-untyped-call]
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
@@ -44,6 +50,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
 def rotate(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor) -> Tensor:
     """Rotates each head by its position; cos and sin are fp32 [B or 1, T, H / 2]."""
     if can_fuse(x_BTNH):
+        if not torch.is_grad_enabled():
+            return _rotated(x_BTNH, cos_BTH.contiguous(), sin_BTH.contiguous(), 1.0)
         return _Rotate.apply(x_BTNH, cos_BTH.contiguous(), sin_BTH.contiguous())  # type: ignore[no-any-return,no-untyped-call]
     cos, sin = (angle.unsqueeze(2).to(x_BTNH.dtype) for angle in (cos_BTH, sin_BTH))
     first, second = x_BTNH.chunk(2, dim=-1)
@@ -66,25 +74,31 @@ def decode_attention(
     q, k, v = (_dense_heads(x) for x in (q_SNH, k_SKH, v_SKH))
     out = q.new_empty(*q.shape[:2], v.shape[2])
     strides = (q.stride(0), k.stride(0), v.stride(0), q.shape[1])
-    sizes = (k.shape[1], keys.shape[2], q.shape[2], v.shape[2], v.shape[2])
+    sizes = (k.shape[1], keys.shape[2], q.shape[2], v.shape[2])
     slots, firsts, shared = groups
-    scale = ctypes.c_float(q.shape[2] ** -0.5)
-    _call("decode", q, q, k, v, out, *strides, keys, values, *sizes, positions_S, slots, firsts, shared, len(shared), scale)
+    _call("decode", q, q, k, v, out, *strides, keys, values, *sizes, positions_S, slots, firsts, shared, len(shared))
     return out
 
 
+def can_decode_latents(rank: int) -> bool:
+    """Whether `decode_latents` takes latents so wide, where the kernels exist: whole registers."""
+    return rank % LANES == 0
+
+
 def decode_latents(
-    q_SNL: Tensor, latent_SL: Tensor, latents: Tensor, value_width: int, positions_S: Tensor, groups: tuple[Tensor, ...]
+    q_SNH: Tensor, latent_SL: Tensor, up_NOC: Tensor, latents: Tensor, positions_S: Tensor, groups: tuple[Tensor, ...]
 ) -> Tensor:
-    """The same for one layer's latents [slots, positions, L], whose first `value_width` numbers are what is attended to: one
-    key/value head for all of the queries, which come scaled. No gradient. Returns [S, N, value_width]."""
-    q, k = _dense_heads(q_SNL), latent_SL.contiguous()
-    out = q.new_empty(*q.shape[:2], value_width)
-    strides = (q.stride(0), k.stride(0), 0, q.shape[1])
-    sizes = (1, latents.shape[1], q.shape[2], value_width, q.shape[2])
+    """The same for one layer's latents [slots, positions, L], [latent | rotated key], of latent attention: what
+    `LatentAttention.absorb` and `.values` do before and after, with `up_NOC` [N, key without position | value, C], is in it.
+    No gradient. Returns [S, N, V]."""
+    q, latent_SL, up_NOC = _dense_heads(q_SNH), latent_SL.contiguous(), up_NOC.contiguous()
+    num_heads, rows, rank = up_NOC.shape
+    fixed = q.shape[2] - (latent_SL.shape[1] - rank)
+    out = q.new_empty(len(q), num_heads, rows - fixed)
+    sizes = (num_heads, fixed, rows - fixed, rank, latents, latents.shape[1], latent_SL.shape[1])
     slots, firsts, shared = groups
-    rest = (positions_S, slots, firsts, shared, len(shared), ctypes.c_float(1.0))
-    _call("decode", q, q, k, ctypes.c_void_p(), out, *strides, latents, latents, *sizes, *rest)
+    strides = (q.stride(0), latent_SL.stride(0))
+    _call("decode_latents", q, q, latent_SL, out, up_NOC, *strides, *sizes, positions_S, slots, firsts, shared, len(shared))
     return out
 
 
@@ -113,14 +127,27 @@ def can_fuse(*tensors: Tensor) -> bool:
     return same and first.dtype in _SUFFIX and library() is not None
 
 
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The normalised rows, and one over the root mean square of each."""
+    y = torch.empty_like(x)
+    rstd = torch.empty(x.shape[:-1], dtype=torch.float32, device="cpu")
+    width = x.shape[-1]
+    _call("rmsnorm_forward", x, x, weight, y, rstd, x.numel() // width, width, ctypes.c_float(eps))
+    return y, rstd
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    width = gate_up.shape[-1] // 2
+    out = gate_up.new_empty(*gate_up.shape[:-1], width)
+    _call("swiglu_forward", gate_up, gate_up, out, out.numel() // width, width)
+    return out
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
-        y = torch.empty_like(x)
-        rstd = torch.empty(x.shape[:-1], dtype=torch.float32, device="cpu")
-        width = x.shape[-1]
-        _call("rmsnorm_forward", x, x, weight, y, rstd, x.numel() // width, width, ctypes.c_float(eps))
+        y, rstd = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, rstd)
         return y
 
@@ -139,11 +166,8 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate_up = gate_up.contiguous()
-        width = gate_up.shape[-1] // 2
-        out = gate_up.new_empty(*gate_up.shape[:-1], width)
-        _call("swiglu_forward", gate_up, gate_up, out, out.numel() // width, width)
         ctx.save_for_backward(gate_up)
-        return out
+        return _gated(gate_up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

@@ -89,16 +89,16 @@ class LatentAttention(nn.Module):
     def absorb(self, q_BNH: Tensor) -> Tensor:
         """Queries that meet latents: [B, N, L], scaled so that `q @ latent` is the score itself."""
         fixed, turned = torch.split(q_BNH, [self.mla.qk_nope_head_width, self.mla.qk_rope_head_width], dim=-1)
-        fixed = torch.matmul(fixed.transpose(0, 1), self._up()[:, : self.mla.qk_nope_head_width]).transpose(0, 1)
+        fixed = torch.matmul(fixed.transpose(0, 1), self.up()[:, : self.mla.qk_nope_head_width]).transpose(0, 1)
         absorbed_BNL: Tensor = torch.cat((fixed, turned), dim=-1) * self.head_width**-0.5
         return absorbed_BNL
 
     def values(self, latent_BNC: Tensor) -> Tensor:
         """Attended latents -> attended values [B, N, V]."""
-        v_up = self._up()[:, self.mla.qk_nope_head_width :]
+        v_up = self.up()[:, self.mla.qk_nope_head_width :]
         return torch.matmul(latent_BNC.transpose(0, 1), v_up.transpose(1, 2)).transpose(0, 1)
 
-    def _up(self) -> Tensor:
-        """[N, key without position | value, C]"""
+    def up(self) -> Tensor:
+        """The weight of `kv_up` as it is seen, by heads: [N, key without position | value, C]."""
         weight = self.kv_up.weight
         return self.kv_up.packed.seen_weight(weight).to(weight.dtype).view(self.num_heads, -1, self.mla.kv_lora_rank)

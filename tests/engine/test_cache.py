@@ -95,9 +95,9 @@ def test_moved_sequences_go_on_and_freed_slots_are_filled_anew(cache: KVCache) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rank", [8, 12])
+@pytest.mark.parametrize("rank", [16, 32, 12])
 def test_latents_are_attended_to_alike_with_and_without_the_kernel(dtype: torch.dtype, rank: int, monkeypatch: Any) -> None:
-    """Three slots of one prompt and two of their own, ragged; the kernel reads values as the first part of the keys."""
+    """Three slots of one prompt and two of their own, ragged; the kernel takes latents of whole registers."""
     mla = MlaShape(kv_lora_rank=rank, qk_nope_head_width=8, qk_rope_head_width=4, v_head_width=6)
     shape = ModelShape(
         family="deepseek_v3", vocab_size=8, width=24, num_layers=1, num_heads=3, ffn_width=8, max_positions=200, mla=mla,

@@ -452,45 +452,131 @@ struct Cache {
   }
 };
 
-// Members of group g are slots[firsts[g]] ...; all hold the same first shared[g] positions, which are read from the first's
+// Slots that hold the same first `common` positions, which are read from the first of them
+struct Part {
+  const int64_t* member;
+  int64_t count, common;
+};
+
+// Members of group g are slots[firsts[g]] ...; all hold the same first shared[g] positions. A group with many queries is cut
+// into several parts, so that it keeps all threads busy; how many threads there are changes neither parts nor results.
+std::vector<Part> parts_of(const int64_t* slots, const int64_t* firsts, const int64_t* shared, int64_t num_groups,
+                           int64_t repeat) {
+  constexpr int64_t kQueriesAtOnce = 64;
+  const int64_t at_once = std::max<int64_t>(1, kQueriesAtOnce / repeat);
+  std::vector<Part> parts;
+  for (int64_t group = 0; group < num_groups; group++) {
+    const int64_t size = firsts[group + 1] - firsts[group], common = size > 1 ? shared[group] : 0;
+    for (int64_t first = 0; first < size; first += at_once)
+      parts.push_back({slots + firsts[group] + first, std::min(at_once, size - first), common});
+  }
+  return parts;
+}
+
+// Queries of a part against one key/value head, rows [count * repeat, padded width], scaled
+template <typename T>
+void attend_part(const std::vector<float>& rows, int64_t repeat, const Part& part, int64_t kv_head, const Cache<T>& cache,
+                 const int64_t* positions, Running& running, Scratch& scratch) {
+  const int64_t width = cache.widths.key, padded = round_up(width, kLanes), queries = part.count * repeat;
+  if (part.common) {
+    const int64_t columns = round_up(queries, kLanes);
+    std::vector<float> turned(width * columns);
+    for (int64_t i = 0; i < width; i++)
+      for (int64_t r = 0; r < queries; r++) turned[i * columns + r] = rows[r * padded + i];
+    attend_shared(turned, columns, queries, cache.key(part.member[0], kv_head, 0), cache.value(part.member[0], kv_head, 0),
+                  part.common, cache.widths, running, scratch);
+  }
+  for (int64_t m = 0; m < part.count; m++) {
+    const int64_t slot = part.member[m], next = part.member[std::min(m + 1, part.count - 1)];
+    attend_own(rows.data() + m * repeat * padded, repeat, cache.key(slot, kv_head, part.common),
+               cache.value(slot, kv_head, part.common), positions[slot] + 1 - part.common, cache.widths, running, m * repeat,
+               cache.key(next, kv_head, part.common), scratch);
+  }
+}
+
 template <typename T>
 void decode(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_t k_stride, int64_t v_stride,
-            int64_t num_heads, const Cache<T>& cache, const int64_t* positions, const int64_t* slots, const int64_t* firsts,
-            const int64_t* shared, int64_t num_groups, float scale) {
+            int64_t num_heads, const Cache<T>& cache, const int64_t* positions, const std::vector<Part>& parts) {
   const int64_t repeat = num_heads / cache.num_kv_heads, width = cache.widths.key, value_width = cache.widths.value;
+  const int64_t padded = round_up(width, kLanes);
+  const float scale = 1.f / std::sqrt(float(width));
 #pragma omp parallel for schedule(dynamic)
-  for (int64_t task = 0; task < num_groups * cache.num_kv_heads; task++) {
-    const int64_t group = task / cache.num_kv_heads, kv_head = task % cache.num_kv_heads;
-    const int64_t *member = slots + firsts[group], count = firsts[group + 1] - firsts[group], queries = count * repeat;
-    const int64_t columns = round_up(queries, kLanes), padded = round_up(width, kLanes);
-    const int64_t common = count > 1 ? shared[group] : 0;  // alone, a slot has no one to share with
+  for (int64_t task = 0; task < int64_t(parts.size()) * cache.num_kv_heads; task++) {
+    const Part& part = parts[task / cache.num_kv_heads];
+    const int64_t kv_head = task % cache.num_kv_heads, queries = part.count * repeat;
     Running running(queries, round_up(value_width, kLanes));
     Scratch scratch;
-    std::vector<float> rows(queries * padded), turned(common ? width * columns : 0);
-    for (int64_t m = 0; m < count; m++) {
-      const int64_t slot = member[m];
+    std::vector<float> rows(queries * padded);
+    for (int64_t m = 0; m < part.count; m++) {
+      const int64_t slot = part.member[m];
       std::copy_n(k + slot * k_stride + kv_head * width, width, cache.key(slot, kv_head, positions[slot]));
-      if (v)
-        std::copy_n(v + slot * v_stride + kv_head * value_width, value_width, cache.value(slot, kv_head, positions[slot]));
+      std::copy_n(v + slot * v_stride + kv_head * value_width, value_width, cache.value(slot, kv_head, positions[slot]));
       copy_rows<const T>({q + slot * q_stride, width, width}, 0, kv_head * repeat, repeat, scale,
                          rows.data() + m * repeat * padded, padded);
     }
-    if (common) {
-      for (int64_t i = 0; i < width; i++)
-        for (int64_t r = 0; r < queries; r++) turned[i * columns + r] = rows[r * padded + i];
-      attend_shared(turned, columns, queries, cache.key(member[0], kv_head, 0), cache.value(member[0], kv_head, 0),
-                    common, cache.widths, running, scratch);
+    attend_part(rows, repeat, part, kv_head, cache, positions, running, scratch);
+    for (int64_t query = 0; query < queries; query++) {
+      const int64_t slot = part.member[query / repeat], head = kv_head * repeat + query % repeat;
+      T* to = out + (slot * num_heads + head) * value_width;
+      for (int64_t i = 0; i < value_width; i++)
+        store(to, i, running.sum[query * running.width + i] / running.total[query]);
     }
-    for (int64_t m = 0; m < count; m++) {
-      const int64_t slot = member[m], next = member[std::min(m + 1, count - 1)];
-      attend_own(rows.data() + m * repeat * padded, repeat, cache.key(slot, kv_head, common),
-                 cache.value(slot, kv_head, common), positions[slot] + 1 - common, cache.widths, running, m * repeat,
-                 cache.key(next, kv_head, common), scratch);
-      for (int64_t r = 0; r < repeat; r++) {
-        T* to = out + (slot * num_heads + kv_head * repeat + r) * value_width;
-        const int64_t query = m * repeat + r;
-        for (int64_t i = 0; i < value_width; i++)
-          store(to, i, running.sum[query * running.width + i] / running.total[query]);
+  }
+}
+
+// Of a head of DeepSeek's latent attention: its queries and values, and the rows of `up`, [heads, fixed | value, rank], that
+// turn latents into keys without position and into values
+struct LatentHeads {
+  int64_t num_heads, fixed, value, rank;
+};
+
+// The same with latents in the cache, [rank | rotated key], one for all heads. `up` is moved to the other side of both products:
+// a query is multiplied by it before it meets the latents, and what it finds there after; no key or value is ever made.
+template <typename T>
+void decode_latents(const T* q, const T* latent, T* out, const T* up, int64_t q_stride, int64_t latent_stride,
+                    const LatentHeads& h, const Cache<T>& cache, const int64_t* positions, const std::vector<Part>& parts) {
+  const int64_t width = cache.widths.key, padded = round_up(width, kLanes), turned = width - h.rank, head = h.fixed + turned;
+  const float scale = 1.f / std::sqrt(float(head));
+  std::vector<float> widened;
+  const int64_t up_rows = h.num_heads * (h.fixed + h.value);
+  const float* weights = nullptr;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    weights = up;
+  } else {
+    widened.resize(up_rows * h.rank);
+    copy_rows<const T>({up, h.rank, h.rank}, 0, 0, up_rows, 1.f, widened.data(), h.rank);
+    weights = widened.data();
+  }
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < int64_t(parts.size()); task++) {
+    const Part& part = parts[task];
+    const int64_t queries = part.count * h.num_heads, all_heads = h.num_heads * head;
+    Running running(queries, h.rank);
+    Scratch scratch;
+    std::vector<float> given(part.count * all_heads), rows(queries * padded), found(h.rank);
+    for (int64_t m = 0; m < part.count; m++) {
+      const int64_t slot = part.member[m];
+      std::copy_n(latent + slot * latent_stride, width, cache.key(slot, 0, positions[slot]));
+      copy_rows<const T>({q + slot * q_stride, all_heads, all_heads}, 0, 0, 1, scale, given.data() + m * all_heads,
+                         all_heads);
+    }
+    for (int64_t n = 0; n < h.num_heads; n++) {
+      multiply(part.count, h.rank, h.fixed, given.data() + n * head, all_heads, 1, weights + n * (h.fixed + h.value) * h.rank,
+               h.rank, rows.data() + n * padded, h.num_heads * padded);
+      for (int64_t m = 0; m < part.count; m++)
+        std::copy_n(given.data() + m * all_heads + n * head + h.fixed, turned,
+                    rows.data() + (m * h.num_heads + n) * padded + h.rank);
+    }
+    attend_part(rows, h.num_heads, part, 0, cache, positions, running, scratch);
+    for (int64_t query = 0; query < queries; query++) {
+      const int64_t slot = part.member[query / h.num_heads], n = query % h.num_heads;
+      const float* value_rows = weights + (n * (h.fixed + h.value) + h.fixed) * h.rank;
+      T* to = out + (slot * h.num_heads + n) * h.value;
+      for (int64_t i = 0; i < h.rank; i++) found[i] = running.sum[query * running.width + i] / running.total[query];
+      for (int64_t i = 0; i < h.value; i++) {
+        float value;
+        dots<1>(found.data(), value_rows + i * h.rank, h.rank, h.rank, &value);
+        store(to, i, value);
       }
     }
   }
@@ -525,12 +611,20 @@ void decode(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_
   }                                                                                                                      \
   extern "C" void decode_##NAME(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_t k_stride,          \
                                 int64_t v_stride, int64_t num_heads, T* keys, T* values, int64_t num_kv_heads,           \
-                                int64_t num_positions, int64_t width, int64_t value_width, int64_t value_stride,         \
-                                const int64_t* positions, const int64_t* slots, const int64_t* firsts,                   \
-                                const int64_t* shared, int64_t num_groups, float scale) {                                \
+                                int64_t num_positions, int64_t width, int64_t value_width, const int64_t* positions,     \
+                                const int64_t* slots, const int64_t* firsts, const int64_t* shared, int64_t num_groups) { \
     decode<T>(q, k, v, out, q_stride, k_stride, v_stride, num_heads,                                                     \
-              {keys, values, num_kv_heads, num_positions, {width, value_width, value_stride}}, positions, slots, firsts, \
-              shared, num_groups, scale);                                                                                \
+              {keys, values, num_kv_heads, num_positions, {width, value_width, value_width}}, positions,                 \
+              parts_of(slots, firsts, shared, num_groups, num_heads / num_kv_heads));                                    \
+  }                                                                                                                      \
+  extern "C" void decode_latents_##NAME(const T* q, const T* latent, T* out, const T* up, int64_t q_stride,              \
+                                        int64_t latent_stride, int64_t num_heads, int64_t fixed, int64_t value,          \
+                                        int64_t rank, T* latents, int64_t num_positions, int64_t width,                  \
+                                        const int64_t* positions, const int64_t* slots, const int64_t* firsts,           \
+                                        const int64_t* shared, int64_t num_groups) {                                     \
+    decode_latents<T>(q, latent, out, up, q_stride, latent_stride, {num_heads, fixed, value, rank},                      \
+                      {latents, latents, 1, num_positions, {width, rank, width}}, positions,                             \
+                      parts_of(slots, firsts, shared, num_groups, num_heads));                                           \
   }
 EXPORT(f32, float)
 EXPORT(bf16, bf16)
