@@ -57,7 +57,7 @@ def sample_few(
     """Completions of one prompt. `ahead`: a model with multi-token prediction drafts for itself where there are few; what it
     says is the same, token for token, and what came of the drafts is the second of the two."""
     shape = artefact.model.shape
-    if ahead and shape.mtp_depth and shape.mla and len(seeds) <= FEW and not params.stop:
+    if ahead and shape.mtp_depth and shape.mla and len(seeds) <= FEW:
         [completions], drafts = generate_ahead(artefact.model, artefact.renderer.tokenizer, [prompt], [seeds], params)
         return completions, drafts
     [completions] = engine.generate([prompt], [seeds], params)

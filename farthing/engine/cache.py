@@ -40,6 +40,8 @@ class KVCache:
         self.kv = torch.zeros(size, dtype=like.dtype, device=like.device)
         self._slot_index = torch.arange(num_slots, device=like.device)
         self._position_index = torch.arange(num_positions, device=like.device)
+        self.has_kernel = can_fuse(self.kv) and (shape.mla is None or can_decode_latents(shape.mla.kv_lora_rank))
+        """Whether the CPU kernel attends, which needs `_groups` and no `_mask`; else it is the other way round."""
         self._mask: Tensor | None = None
         self._positions_S = self._slot_index
         self._prompts = [(-1, 0)] * num_slots
@@ -66,12 +68,12 @@ class KVCache:
     def begin_step(self, positions_S: Tensor, longest: int) -> None:
         """Sets where this step's tokens go: slot i writes at positions_S[i] and sees positions up to it."""
         self._positions_S = positions_S
-        visible = self._position_index[:longest] <= positions_S[:, None]
-        dtype = self.kv.dtype
-        self._mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        self._mask.masked_fill_(~visible, -torch.inf)
-        self._mask = self._mask[:, None, None, :]
-        self._groups = self._sharing(positions_S.tolist()) if can_fuse(self.kv) else None
+        if self.has_kernel:
+            self._groups = self._sharing(positions_S.tolist())
+            return
+        hidden = self._position_index[:longest] > positions_S[:, None]
+        mask = torch.zeros(hidden.shape, dtype=self.kv.dtype, device=hidden.device)
+        self._mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None, :]
 
     def _sharing(self, positions: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """For the CPU kernel: slots in the order of their prompts, where each prompt's begin, and the prompts' lengths.
@@ -91,13 +93,13 @@ class KVCache:
 
     def __call__(self, layer: int, q_S1NH: Tensor, k_S1KH: Tensor, v_S1KH: Tensor) -> Tensor:
         """Writes the new keys and values, then attends; the query heads of one KV head form the query axis."""
-        assert self._mask is not None, "begin_step must come before a decode forward"
         slots, _, num_heads, width = q_S1NH.shape
         num_kv_heads = k_S1KH.shape[2]
         keys, values = self.kv[layer, 0], self.kv[layer, 1]
         if self._groups is not None:
             new = (q_S1NH.squeeze(1), k_S1KH.squeeze(1), v_S1KH.squeeze(1))
             return decode_attention(*new, keys, values, self._positions_S, self._groups).unsqueeze(1)
+        assert self._mask is not None, "begin_step must come before a decode forward"
         index = (self._slot_index[:slots], slice(None), self._positions_S)
         keys[index] = k_S1KH[:, 0]
         values[index] = v_S1KH[:, 0]
@@ -108,12 +110,12 @@ class KVCache:
 
     def attend_latent(self, mla: LatentAttention, q_S1NH: Tensor, latent_S1L: Tensor) -> Tensor:
         """Writes the new latents, then attends to latents: no key or value is ever expanded. Returns [S, 1, N, V]."""
-        assert self._mask is not None, "begin_step must come before a decode forward"
-        slots, longest = len(q_S1NH), self._mask.shape[-1]
         latents = self.kv[mla.layer, 0, :, 0]
-        if self._groups is not None and can_decode_latents(mla.mla.kv_lora_rank):
+        if self._groups is not None:
             new = q_S1NH[:, 0], latent_S1L[:, 0], mla.up()
             return decode_latents(*new, latents, self._positions_S, self._groups).unsqueeze(1)
+        assert self._mask is not None, "begin_step must come before a decode forward"
+        slots, longest = len(q_S1NH), self._mask.shape[-1]
         latents[self._slot_index[:slots], self._positions_S] = latent_S1L[:, 0]
         seen_STL = latents[:slots, :longest]
         scores_SNT = torch.matmul(mla.absorb(q_S1NH[:, 0]), seen_STL.transpose(1, 2)) + self._mask[:, 0]

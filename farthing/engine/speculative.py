@@ -24,7 +24,7 @@ from farthing.engine.engine import Completion, StopReason
 from farthing.engine.sampler import SamplingParams, sample
 from farthing.errors import ModelError, RecipeError
 from farthing.models.decoder import Decoder
-from farthing.models.fused import can_decode_latents, can_fuse, decode_latents
+from farthing.models.fused import decode_latents
 from farthing.models.mla import LatentAttention
 from farthing.tokenizer import Tokenizer
 
@@ -46,22 +46,24 @@ class DraftCache(KVCache):
 
     def begin_pass(self, positions_ST: Tensor) -> None:
         """Sets where the tokens of each sequence go; each sees those up to its own place."""
-        self.places_ST, self.rows_S1 = positions_ST, torch.arange(len(positions_ST), device=positions_ST.device)[:, None]
+        self.places_ST = positions_ST
+        if self.has_kernel:  # every sequence by itself
+            starts = torch.arange(len(positions_ST) + 1, device="cpu")
+            self._groups = starts[:-1], starts, torch.zeros_like(starts[:-1])
+            return
+        self.rows_S1 = torch.arange(len(positions_ST), device=positions_ST.device)[:, None]
         longest = round_up(int(positions_ST.max()) + 1, ROUND_TOKENS)
         hidden = torch.arange(min(longest, self.num_positions), device=positions_ST.device) > positions_ST[:, :, None]
         self.mask_STP = torch.zeros(hidden.shape, dtype=self.kv.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
-        # for the CPU kernel: every sequence by itself
-        starts = torch.arange(len(positions_ST) + 1, device="cpu")
-        self.alone = (starts[:-1], starts, torch.zeros_like(starts[:-1])) if can_fuse(self.kv) else None
 
     def attend_latent(self, mla: LatentAttention, q_STNH: Tensor, latent_STL: Tensor) -> Tensor:
         """As `KVCache.attend_latent`, for T tokens: [S, T, N, V]."""
         S, T, N = q_STNH.shape[:3]
         latents = self.kv[mla.layer, 0, :, 0]
-        if self.alone is not None and can_decode_latents(mla.mla.kv_lora_rank):
+        if self._groups is not None:
             up, places_TS = mla.up(), self.places_ST.T.contiguous()
             new = zip(q_STNH.unbind(1), latent_STL.unbind(1), places_TS, strict=True)
-            return torch.stack([decode_latents(q, latent, up, latents, at, self.alone) for q, latent, at in new], dim=1)
+            return torch.stack([decode_latents(q, latent, up, latents, at, self._groups) for q, latent, at in new], dim=1)
         latents[self.rows_S1, self.places_ST] = latent_STL
         seen = latents[:S, : self.mask_STP.shape[-1]]
         scores = torch.matmul(mla.absorb(q_STNH.flatten(0, 1)).view(S, T * N, -1), seen.transpose(1, 2)).view(S, T, N, -1)

@@ -573,10 +573,14 @@ void decode_latents(const T* q, const T* latent, T* out, const T* up, int64_t q_
       const float* value_rows = weights + (n * (h.fixed + h.value) + h.fixed) * h.rank;
       T* to = out + (slot * h.num_heads + n) * h.value;
       for (int64_t i = 0; i < h.rank; i++) found[i] = running.sum[query * running.width + i] / running.total[query];
-      for (int64_t i = 0; i < h.value; i++) {
-        float value;
-        dots<1>(found.data(), value_rows + i * h.rank, h.rank, h.rank, &value);
-        store(to, i, value);
+      for (int64_t i = 0; i < h.value;) {
+        float values[4];
+        const int64_t some = i + 4 <= h.value ? 4 : 1;
+        if (some == 4)
+          dots<4>(found.data(), value_rows + i * h.rank, h.rank, h.rank, values);
+        else
+          dots<1>(found.data(), value_rows + i * h.rank, h.rank, h.rank, values);
+        for (int64_t j = 0; j < some; j++) store(to, i++, values[j]);
       }
     }
   }
