@@ -214,7 +214,7 @@ def arithmetic(config: StageConfig, document_tokens: float) -> str:
         )
     if isinstance(config, RewardModelConfig):
         what = "pairs" if config.learns == "helpfulness" else "labels"
-        judged = f", after {config.judged.judgments} judgments of {config.judged.num_prompts:,} pairs" if config.judged else ""
+        judged = f", after {config.judged.judgments} judgments of {config.num_judged:,} pairs" if config.judged else ""
         return (
             f"{config.batch_examples} {what} a step in microbatches of at most {config.max_microbatch_tokens:,} tokens; "
             f"{config.num_steps:,} steps = {config.num_steps * config.batch_examples:,} {what}{judged}"
@@ -272,7 +272,7 @@ def collecting_in_words(config: CollectConfig) -> str:
 def num_asked(config: StageConfig) -> dict[str, int]:
     """Role -> requests, if every completion passed every filter before."""
     if isinstance(config, RewardModelConfig) and config.judged and config.judged.judge:
-        return {"judge": config.judged.num_prompts * config.judged.judgments}
+        return {"judge": config.num_judged * config.judged.judgments}
     if not isinstance(config, CollectConfig):
         return {}
     prompts = config.num_steps * config.num_prompts
@@ -358,7 +358,7 @@ def _reward_model_seconds(config: RewardModelConfig, speed: Speed) -> float:
     texts, third = (2 if config.learns == "helpfulness" else 1), 1 / 3
     scored = config.held_out_examples * (1 + (config.num_steps // config.eval_every if config.eval_every else 0))
     trained = texts * speed.document_tokens * (config.num_steps * config.batch_examples + scored * third)
-    sampled = 2 * config.judged.num_prompts * config.judged.max_completion_tokens if config.judged else 0
+    sampled = 2 * config.num_judged * config.judged.max_completion_tokens if config.judged else 0
     return trained / speed.trained_per_s + (sampled + _helpers_tokens(config)) / speed.sampled_per_s
 
 

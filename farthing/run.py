@@ -369,10 +369,10 @@ class Run:
         for watcher in self.watchers:
             watcher.on_step(self.stage, step, metrics)
 
-    def checkpoint_due(self, step: int, every: int, num_steps: int) -> bool:
-        """True at every `every` steps, before the last one, when a stop was asked for and when a budget is used up."""
+    def stop_due(self) -> bool:
+        """Whether this step is the attempt's last: a stop was asked for, or a budget is used up."""
         self._stopping = self._stop_requested or reached(self._used(self.stage)) is not None
-        return self._stopping or (every > 0 and (step + 1) % every == 0 and step + 1 < num_steps)
+        return self._stopping
 
     @property
     def usd(self) -> Decimal:

@@ -25,7 +25,7 @@ def test_a_reward_model_by_hand() -> None:
     # 6 x 8 pairs of two texts trained, 30 pairs scored three times at a third of the work
     assert stage_seconds(pairs, SPEED) == pytest.approx((2 * 20 * 48 + 2 * 20 * 90 / 3) / 1000)
     judged = RewardModelConfig.model_validate(table | {"judged": JUDGED})
-    assert stage_seconds(judged, SPEED) - stage_seconds(pairs, SPEED) == pytest.approx(2 * 10 * 5 / 100)
+    assert stage_seconds(judged, SPEED) - stage_seconds(pairs, SPEED) == pytest.approx(2 * (10 + 1) * 5 / 100), "one in ten more are held out"
     model = RewardModelConfig.model_validate(table | {"judged": JUDGED | {"judge": {"model": "a/judge", "max_tokens": 7}}})
     assert stage_seconds(model, SPEED) - stage_seconds(judged, SPEED) == pytest.approx(10 * 4 * 7 / 100)
     assert bought_usd(model, SPEED) == 0

@@ -66,6 +66,16 @@ class RewardModelConfig(TrainConfig):
     def helpers(self) -> dict[str, AskedConfig]:
         return {"judge": self.judged.judge} if self.judged and self.judged.judge else {}
 
+    @property
+    def num_judged_held_out(self) -> int:
+        """Held-out questions among those that are judged, at most."""
+        return math.ceil(self.judged.num_prompts * self.test_share) if self.judged else 0
+
+    @property
+    def num_judged(self) -> int:
+        """Questions whose two completions are compared, at most."""
+        return (self.judged.num_prompts if self.judged else 0) + self.num_judged_held_out
+
     @model_validator(mode="after")
     def _has_data(self) -> "RewardModelConfig":
         if self.learns == "harmlessness" and self.judged is not None:

@@ -95,15 +95,22 @@ def _numbers(text: str) -> Iterator[Found]:
     for run in DIGITS.finditer(text):
         offset = max(0, run.start() - 2)  # a plus or a bracket, and what is before it
         window = text[offset : run.end() + 1]
-        cards = [m for m in CARD.finditer(window) if has_luhn_checksum(m.group())]
-        yield from (Found("card", offset + m.start(), offset + m.end()) for m in cards)
-        for match in PHONE.finditer(window):
-            if any(match.start() < card.end() and card.start() < match.end() for card in cards):
-                continue
+        cards = [m.span() for m in CARD.finditer(window) if has_luhn_checksum(m.group())]
+        yield from (Found("card", offset + start, offset + end) for start, end in cards)
+        for match in PHONE.finditer(_blanked(window, cards)):
             before, after = window[: match.start()][-1:], window[match.end() :][:1]
             digits = sum(c.isdigit() for c in match.group())
             if 7 <= digits <= 15 and not (before.isalnum() or before in ("-", ".")) and not after.isalnum():
                 yield Found("phone", offset + match.start(), offset + match.end())
+
+
+def _blanked(text: str, spans: list[tuple[int, int]]) -> str:
+    """As long as before, with something that belongs to no number in the spans."""
+    parts, at = [], 0
+    for start, end in spans:
+        parts += [text[at:start], "\n" * (end - start)]
+        at = end
+    return "".join((*parts, text[at:]))
 
 
 def has_luhn_checksum(text: str) -> bool:

@@ -1,11 +1,9 @@
 """A policy, problems and a judge -> pairs of its own completions, kept in STAGE/pairs.jsonl so that no attempt judges twice."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
-from farthing.config import JudgedConfig
+from farthing.config import JudgedConfig, RewardModelConfig
 from farthing.config.graph import model_input
 from farthing.data.judging import Candidates, JudgedPairs, judge_pairs, rule_judge, text_judge
 from farthing.data.preferences import Example, Pair, lines_of, read_examples
@@ -20,11 +18,11 @@ from farthing.tasks.stream import ProblemStream
 PAIRS, COUNTS = "pairs.jsonl", "judged.json"
 
 
-def judged_pairs(stage: Stage[Any], config: JudgedConfig, test_share: float) -> tuple[Sequence[Example], dict[str, float]]:
+def judged_pairs(stage: Stage[RewardModelConfig], config: JudgedConfig) -> tuple[Sequence[Example], dict[str, float]]:
     """The pairs, and what became of the others, by name. Made once: rollout and reward on the clock, then read back."""
     folder = stage.run.stage_dir(stage.name)
     if not (folder / COUNTS).is_file():
-        found, asked = _make(stage, config, test_share)
+        found, asked = _make(stage, config)
         write_text(folder / PAIRS, lines_of(found.pairs))
         counts = {name: float(value) for name, value in asdict(found).items() if name != "pairs"}
         counts |= {"num_kept": float(len(found.pairs)), **asked}
@@ -45,9 +43,9 @@ def judged_pairs(stage: Stage[Any], config: JudgedConfig, test_share: float) -> 
     return read_examples(folder / PAIRS, Pair), counts
 
 
-def _make(stage: Stage[Any], config: JudgedConfig, test_share: float) -> tuple[JudgedPairs, dict[str, float]]:
+def _make(stage: Stage[RewardModelConfig], config: JudgedConfig) -> tuple[JudgedPairs, dict[str, float]]:
     run = stage.run
-    stream = ProblemStream(config.tasks, stage.seed, test_share)
+    stream = ProblemStream(config.tasks, stage.seed, stage.config.test_share)
     params = SamplingParams(config.temperature, 1.0, 0, config.max_completion_tokens)
     with run.phase("setup"):
         # the stage's own copy has lost its language head to the scalar one
@@ -59,7 +57,7 @@ def _make(stage: Stage[Any], config: JudgedConfig, test_share: float) -> tuple[J
         helper.settle()  # what an attempt that was killed has bought and not paid
     with run.phase("rollout"):
         # of held-out questions as well, by the share that parts the pairs later: else none would be left to measure by
-        held_out = stream.held_out(math.ceil(config.num_prompts * test_share), fewest=1)
+        held_out = stream.held_out(stage.config.num_judged_held_out, fewest=1)
         problems = stream.take(config.num_prompts) + held_out
         groups = stage.sample(engine, problems, params, 2, "judged")
     candidates = [Candidates(problem, one.text, other.text) for problem, (one, other) in zip(problems, groups, strict=True)]

@@ -45,7 +45,7 @@ def train(stage: Stage[RewardModelConfig]) -> None:
         optimizer, order = stage.optimizer(), Shuffled(stage.seed)
         parts: dict[str, Stateful] = {"optimizer": optimizer, "stream": order}
         first = stage.resume(parts)
-        judged, counts = judged_pairs(stage, config.judged, config.test_share) if config.judged else ([], {})
+        judged, counts = judged_pairs(stage, config.judged) if config.judged else ([], {})
         data, dropped = prepare(stage, scorer, judged)
 
     for step in run.steps(config.num_steps, first):

@@ -124,12 +124,11 @@ class Stage(Generic[ConfigT]):
     # in the loop -------------------------------------------------------------------------------------------------------
 
     def checkpoint(self, step: int, parts: Mapping[str, Stateful], score: float | None) -> None:
-        """Saves when it is due, on the clock; a model with NaN in it is never saved."""
-        c, self.last_score = self.config.checkpoint, score
-        if not self.run.checkpoint_due(step, c.every, self.config.num_steps):
+        """Saves when it is due, or the run stops here, on the clock; a model with NaN in it is never saved."""
+        self.last_score = score
+        is_scheduled = is_due(step, self.config.checkpoint.every) and step + 1 < self.config.num_steps
+        if not self.run.stop_due() and not is_scheduled:
             return
-        # one that is only here because the run stops: an uninterrupted run would not have it to choose from
-        is_due_anyway = is_due(step, c.every) and step + 1 < self.config.num_steps
         self.run.publish(step)
         with self.run.phase("checkpoint"):
             self.require_finite(step)
@@ -137,7 +136,8 @@ class Stage(Generic[ConfigT]):
             state["torch_rng"] = self.run.accelerator.rng_state()
             state["ledger_head"] = list(self.run.ledger.head())
             state["last_score"] = score
-            self.store().save(step, state, score if is_due_anyway else None)
+            # what is only here because the run stops no uninterrupted run would have to choose from
+            self.store().save(step, state, score if is_scheduled else None)
 
     def require_finite(self, step: int) -> None:
         for name, parameter in self.trained.named_parameters():

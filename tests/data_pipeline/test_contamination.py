@@ -8,7 +8,7 @@ import pytest
 
 from farthing.data.contamination import ContaminationIndex
 from farthing.data.recipe import DecontaminateConfig, EvaluationSetConfig
-from farthing.data.words import words
+from farthing.data.words import ngrams, words
 from farthing.errors import DataError
 
 LONG = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many altogether?"
@@ -80,6 +80,15 @@ def test_every_set_that_holds_an_item_is_named(tmp_path: Path) -> None:
     found = ContaminationIndex(DecontaminateConfig.model_validate({"sets": sets}), tmp_path)
     check(found, f"x {LONG} y", "nothing")
     assert [(len(r.items), r.documents["verbatim"]) for r in found.reports] == [(1, 1), (1, 1)]
+
+
+def test_a_phrase_that_begins_every_item_is_one_find_a_set(tmp_path: Path) -> None:
+    """Of thousands of items with the same instruction a place has one, so that finds do not grow with the set."""
+    found = index(tmp_path, *(f"{LONG} {i}" for i in range(300)), mask_numbers=False)
+    hashes = words([LONG.lower().encode()]).hashes_W
+    at, items = found._tables["verbatim", 13].find(ngrams(hashes, 13))
+    assert len(at) == len(items) == len(hashes) - 12
+    assert check(found, LONG) == ["contaminated: set (verbatim)"]
 
 
 def test_items_are_read_as_documents_are(tmp_path: Path) -> None:

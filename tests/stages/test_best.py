@@ -35,12 +35,12 @@ def test_the_best_checkpoint_becomes_a_model_folder(tmp_path: Path, monkeypatch:
 def test_a_checkpoint_that_only_a_stop_has_made_is_not_chosen_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 1 is evaluated, and no checkpoint is due there: an uninterrupted run has none to go back to."""
 
-    def stop_at_step_1(self: Run, step: int, every: int, num_steps: int) -> bool:
-        self._stop_requested |= self.stage == "r1_zero" and step == 1
-        return checkpoint_due(self, step, every, num_steps)
+    def stop_at_step_1(self: Run) -> bool:
+        self._stop_requested |= self.stage == "r1_zero" and self.step == 1
+        return stop_due(self)
 
-    checkpoint_due = Run.checkpoint_due
-    monkeypatch.setattr(Run, "checkpoint_due", stop_at_step_1)
+    stop_due = Run.stop_due
+    monkeypatch.setattr(Run, "stop_due", stop_at_step_1)
     settings = ("--set", "r1_zero.checkpoint.every=4", "--set", "r1_zero.eval.num_problems=2")
     stopped = farthing_here("run", MICRO, "--run-dir", tmp_path, "--plain", *settings)
     assert stopped.returncode == 130
