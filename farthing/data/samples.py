@@ -73,7 +73,8 @@ def sample_of(line: bytes, where: str) -> Sample:
             raise DataError(f"{where}: {key!r} is {type(value).__name__}, a text is needed. Mend the line.")
     for key in ("question", "completion"):
         if not str(record.get(key, "")).strip():
-            raise DataError(f"{where}: {key!r} is missing or empty. Mend or remove the line.")
+            instead = ", or give a worked solution: 'solution' and 'answer'" if key == "completion" else ""
+            raise DataError(f"{where}: {key!r} is missing or empty. Mend or remove the line{instead}.")
     if record.get("domain", "reasoning") not in get_args(Domain):
         raise DataError(f"{where}: domain {record['domain']!r}; allowed: {', '.join(get_args(Domain))}.")
     return Sample(**record)
