@@ -47,8 +47,8 @@ class DraftCache(KVCache):
     def begin_pass(self, positions_ST: Tensor) -> None:
         """Sets where the tokens of each sequence go; each sees those up to its own place."""
         self.places_ST = positions_ST
-        if self.has_kernel:  # every sequence by itself
-            starts = torch.arange(len(positions_ST) + 1, device="cpu")
+        if self.has_kernel:  # every token by itself
+            starts = torch.arange(positions_ST.numel() + 1, device="cpu")
             self._groups = starts[:-1], starts, torch.zeros_like(starts[:-1])
             return
         self.rows_S1 = torch.arange(len(positions_ST), device=positions_ST.device)[:, None]
@@ -61,9 +61,8 @@ class DraftCache(KVCache):
         S, T, N = q_STNH.shape[:3]
         latents = self.kv[mla.layer, 0, :, 0]
         if self._groups is not None:
-            up, places_TS = mla.up(), self.places_ST.T.contiguous()
-            new = zip(q_STNH.unbind(1), latent_STL.unbind(1), places_TS, strict=True)
-            return torch.stack([decode_latents(q, latent, up, latents, at, self._groups) for q, latent, at in new], dim=1)
+            new = q_STNH.flatten(0, 1), latent_STL.flatten(0, 1), mla.up()
+            return decode_latents(*new, latents, self.places_ST.flatten(), self._groups, T).view(S, T, N, -1)
         latents[self.rows_S1, self.places_ST] = latent_STL
         seen = latents[:S, : self.mask_STP.shape[-1]]
         scores = torch.matmul(mla.absorb(q_STNH.flatten(0, 1)).view(S, T * N, -1), seen.transpose(1, 2)).view(S, T, N, -1)
@@ -116,46 +115,48 @@ class _Drafting:
         self.cache = DraftCache(layers, len(seeds), num_positions, model.embed.weight)
 
     def run(self) -> list[Completion]:
-        hidden_SD, ends_S = self._prefill()
-        counts_S = torch.zeros_like(ends_S)
-        last_S = self._draw(self.model.logits(hidden_SD)[:, None], counts_S[:, None], None)[:, 0]
-        counts_S, at_S = counts_S + 1, torch.zeros_like(ends_S)
-        self.cache.begin_pass(ends_S[:, None])
-        draft_S = self._draft(hidden_SD[:, None], last_S[:, None], ends_S[:, None], at_S, counts_S)
+        last_S, draft_S, ends_S = self._prefill()
+        counts_S = torch.ones_like(ends_S)
         while not all(self.reasons):
             positions_S2 = ends_S[:, None] + self.next_two
             self.cache.begin_pass(positions_S2)
             hidden_S2D = self.model(torch.stack((last_S, draft_S), dim=1), positions_S2, self.cache)
             next_S2 = self._draw(self.model.logits(hidden_S2D), counts_S[:, None] + self.next_two - 1, draft_S)
+            if all(self.reasons):
+                break
             # where the draft is what was drawn, the second token was drawn from the right distribution and counts
             at_S = (next_S2[:, 0] == draft_S).long()
             # one that has ended stays where it is: its passes are thrown away, and must not run out of the cache
             going_S = torch.tensor([reason is None for reason in self.reasons], device=self.device)
-            drafted_S = self._draft(hidden_S2D, next_S2, positions_S2, at_S, counts_S + 1 + at_S)
+            ahead_S2D = self.model.look_ahead(0, hidden_S2D, next_S2, positions_S2, self.cache)
+            drafted_S = self._draft(ahead_S2D[self.slots, at_S], counts_S + 1 + at_S)
             draft_S, last_S = draft_S.where(~going_S, drafted_S), last_S.where(~going_S, next_S2[self.slots, at_S])
             steps_S = (1 + at_S) * going_S
             ends_S, counts_S = ends_S + steps_S, counts_S + steps_S
         return [self._completion(i) for i in range(len(self.seeds))]
 
-    def _prefill(self) -> tuple[Tensor, Tensor]:
-        """Fills the cache -> hidden states of the prompts' last tokens, and these tokens' positions."""
+    def _prefill(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Fills the cache -> first tokens, drafts of the second, and the positions of the prompts' last tokens."""
         lengths = [len(p) for p in self.prompts]
         tokens_ST = torch.zeros(len(lengths), max(lengths), dtype=torch.int64, device=self.device)
         for row, prompt in enumerate(self.prompts):
             tokens_ST[row, : len(prompt)] = torch.tensor(prompt, device=self.device)
+        ends_S = torch.tensor(lengths, device=self.device) - 1
         prefill = Prefill()
         hidden_STD = self.model(tokens_ST, attend=prefill)
-        # at a prompt's last token the module needs the first sampled one: `_draft` writes that place again
-        self.model.look_ahead(0, hidden_STD, tokens_ST.roll(-1, dims=1), attend=prefill)
+        logits_SV = self.model.logits(hidden_STD[self.slots, ends_S])
+        first_S = self._draw(logits_SV[:, None], torch.zeros_like(ends_S)[:, None], None)[:, 0]
+        # the module sees the token behind each place: behind the prompt's last, the first that was drawn
+        next_ST = tokens_ST.roll(-1, dims=1)
+        next_ST[self.slots, ends_S] = first_S
+        ahead_STD = self.model.look_ahead(0, hidden_STD, next_ST, attend=prefill)
         # slots are rows here; what lies behind a shorter prompt is written over before it is seen
         self.cache.kv[:, :, :, :, : max(lengths)] = prefill.finish(lengths).kv
-        ends_S = torch.tensor(lengths, device=self.device) - 1
-        return hidden_STD[torch.arange(len(lengths), device=self.device), ends_S], ends_S
+        return first_S, self._draft(ahead_STD[self.slots, ends_S], torch.ones_like(ends_S)), ends_S
 
-    def _draft(self, hidden_STD: Tensor, next_ST: Tensor, positions_ST: Tensor, at_S: Tensor, counters_S: Tensor) -> Tensor:
-        """Runs the module over what the pass found, at the same places; the token it foresees behind place `at_S` of each."""
-        ahead_STD = self.model.look_ahead(0, hidden_STD, next_ST, positions_ST, self.cache)
-        return sample(self.model.logits(ahead_STD[self.slots, at_S]), self.params, self.seeds_S, counters_S).tokens_B
+    def _draft(self, ahead_SD: Tensor, counters_S: Tensor) -> Tensor:
+        """The tokens that the module's hidden states foresee."""
+        return sample(self.model.logits(ahead_SD), self.params, self.seeds_S, counters_S).tokens_B
 
     def _draw(self, logits_STV: Tensor, counters_ST: Tensor, draft_S: Tensor | None) -> Tensor:
         """Draws the next token at every place, keeps those that count -> all of them, [S, T].

@@ -1,4 +1,4 @@
-"""RMSNorm, SwiGLU, rotation of heads, attention over segments and rounding to FP8, each in one pass over memory on CPUs.
+"""RMSNorm, SwiGLU, rotation of heads, attention, experts and linear layers of few rows, rounding to FP8: in one pass on CPUs.
 
 PyTorch runs these as chains of small operators on CPU, which cost more than the matmuls of a small model. Where a C++ compiler
 is present, `kernels/*.cpp` are built once (a few seconds, cached in the user's cache folder) and called through ctypes;
@@ -86,19 +86,43 @@ def can_decode_latents(rank: int) -> bool:
 
 
 def decode_latents(
-    q_SNH: Tensor, latent_SL: Tensor, up_NOC: Tensor, latents: Tensor, positions_S: Tensor, groups: tuple[Tensor, ...]
+    q_XNH: Tensor,
+    latent_XL: Tensor,
+    up_NOC: Tensor,
+    latents: Tensor,
+    positions_X: Tensor,
+    groups: tuple[Tensor, ...],
+    per_slot: int = 1,
 ) -> Tensor:
     """The same for one layer's latents [slots, positions, L], [latent | rotated key], of latent attention: what
     `LatentAttention.absorb` and `.values` do before and after, with `up_NOC` [N, key without position | value, C], is in it.
-    No gradient. Returns [S, N, V]."""
-    q, latent_SL, up_NOC = _dense_heads(q_SNH), latent_SL.contiguous(), up_NOC.contiguous()
-    num_heads, rows, rank = up_NOC.shape
-    fixed = q.shape[2] - (latent_SL.shape[1] - rank)
+
+    X new tokens, `per_slot` of each slot; `groups` are then of tokens. No gradient. Returns [X, N, V].
+    """
+    q, latent, up = _dense_heads(q_XNH), latent_XL.contiguous(), up_NOC.contiguous()
+    num_heads, rows, rank = up.shape
+    fixed = q.shape[2] - (latent.shape[1] - rank)
     out = q.new_empty(len(q), num_heads, rows - fixed)
-    sizes = (num_heads, fixed, rows - fixed, rank, latents, latents.shape[1], latent_SL.shape[1])
-    slots, firsts, shared = groups
-    strides = (q.stride(0), latent_SL.stride(0))
-    _call("decode_latents", q, q, latent_SL, out, up_NOC, *strides, *sizes, positions_S, slots, firsts, shared, len(shared))
+    sizes = (q.stride(0), latent.stride(0), num_heads, fixed, rows - fixed, rank)
+    tokens, firsts, shared = groups
+    cache = (latents, latents.shape[1], latent.shape[1], per_slot)
+    _call("decode_latents", q, q, latent, out, up, *sizes, *cache, positions_X, tokens, firsts, shared, len(shared))
+    return out
+
+
+def linear_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias, made for few rows. No gradient."""
+    x, weight = x.contiguous(), weight.contiguous()
+    out = torch.empty((*x.shape[:-1], len(weight)), dtype=x.dtype, device="cpu")
+    _call("linear_few", x, x, weight, bias, out, out.numel() // len(weight), x.shape[-1], len(weight))
+    return out
+
+
+def experts_of_few(x_ND: Tensor, chosen_NK: Tensor, gates_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
+    """What each token's chosen experts make of it, times their fp32 gates, summed: [N, D]. No gradient."""
+    x, out = x_ND.contiguous(), torch.empty(x_ND.shape, dtype=x_ND.dtype, device="cpu")
+    tensors = (chosen_NK.contiguous(), gates_NK.contiguous(), gate_up_E2FD.contiguous(), down_EDF.contiguous(), out)
+    _call("experts_few", x, x, *tensors, *chosen_NK.shape, *down_EDF.shape)
     return out
 
 
@@ -106,7 +130,7 @@ def sample_rows(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tu
     """One token a row from softmax(logits / temperature) at the row's uniform number -> int64 tokens, fp32 logprobs, [B]."""
     logits_BV, rows = logits_BV.contiguous(), len(logits_BV)
     tokens_B, logprobs_B = torch.empty(rows, dtype=torch.int64, device="cpu"), uniforms_B.new_empty(rows)
-    scale = ctypes.c_float(1 / temperature)
+    scale = 1 / temperature
     _call("sample", logits_BV, logits_BV, uniforms_B, tokens_B, logprobs_B, rows, logits_BV.shape[1], scale)
     return tokens_B, logprobs_B
 
@@ -132,7 +156,7 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(x)
     rstd = torch.empty(x.shape[:-1], dtype=torch.float32, device="cpu")
     width = x.shape[-1]
-    _call("rmsnorm_forward", x, x, weight, y, rstd, x.numel() // width, width, ctypes.c_float(eps))
+    _call("rmsnorm_forward", x, x, weight, y, rstd, x.numel() // width, width, eps)
     return y, rstd
 
 
@@ -199,7 +223,7 @@ def _rotated(x_BTNH: Tensor, cos_BTH: Tensor, sin_BTH: Tensor, sign: float) -> T
     y = torch.empty(x_BTNH.shape, dtype=x_BTNH.dtype, device="cpu")
     periods = cos_BTH.shape[0] * cos_BTH.shape[1]
     sizes = (batch * tokens, heads, width, x_BTNH.stride(1), periods)
-    _call("rotate", x_BTNH, x_BTNH, cos_BTH, sin_BTH, y, *sizes, ctypes.c_float(sign))
+    _call("rotate", x_BTNH, x_BTNH, cos_BTH, sin_BTH, y, *sizes, sign)
     return y
 
 
@@ -212,7 +236,7 @@ class _AttendSegments(torch.autograd.Function):
         log_sums = torch.empty(q.shape[:2], dtype=torch.float32, device="cpu")
         rows = (q, q.stride(0), k, k.stride(0), v, v.stride(0))
         sizes = (q.shape[1], k.shape[1], q.shape[2], v.shape[2], starts, lengths, firsts, len(firsts) - 1)
-        scale = ctypes.c_float(q.shape[2] ** -0.5)
+        scale = q.shape[2] ** -0.5
         _call("segments_forward", q, *rows, out, log_sums, *sizes, scale)
         ctx.save_for_backward(q, k, v, out, log_sums, starts, lengths, firsts)
         return out
@@ -223,7 +247,7 @@ class _AttendSegments(torch.autograd.Function):
         grads = [x.new_zeros(x.shape) for x in (q, k, v)]
         rows = (q, q.stride(0), k, k.stride(0), v, v.stride(0), out, grad.contiguous())
         sizes = (q.shape[1], k.shape[1], q.shape[2], v.shape[2], starts, lengths, firsts, len(firsts) - 1)
-        _call("segments_backward", q, *rows, log_sums, *grads, *sizes, ctypes.c_float(q.shape[2] ** -0.5))
+        _call("segments_backward", q, *rows, log_sums, *grads, *sizes, q.shape[2] ** -0.5)
         return (*grads, None, None, None)
 
 
@@ -233,12 +257,19 @@ def _dense_heads(x_SNH: Tensor) -> Tensor:
     return x_SNH if is_dense else x_SNH.contiguous()
 
 
-def _call(name: str, like: Tensor, *args: Any) -> None:
-    loaded = library()
-    assert loaded is not None, "callers check can_fuse first"
-    pointers = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in args]
-    converted = [ctypes.c_int64(a) if isinstance(a, int) else a for a in pointers]
-    getattr(loaded, f"{name}_{_SUFFIX[like.dtype]}")(*converted)
+def _call(name: str, like: Tensor, *args: Tensor | int | float | None) -> None:
+    """Numbers go as int64 or float32, tensors as pointers, None as a null pointer; what stands where is fixed by `name`."""
+    called = _functions.get((name, like.dtype))
+    if called is None:
+        called = _functions[name, like.dtype] = getattr(library(), f"{name}_{_SUFFIX[like.dtype]}")
+        called.restype = None
+        # types told once: an argument wrapped at every call costs more than a small kernel's work
+        called.argtypes = [_ARGUMENT.get(type(a), ctypes.c_void_p) for a in args]
+    called(*[a.data_ptr() if isinstance(a, Tensor) else a for a in args])
+
+
+_ARGUMENT = {int: ctypes.c_int64, float: ctypes.c_float}
+_functions: dict[tuple[str, torch.dtype], Any] = {}
 
 
 @functools.cache

@@ -1,8 +1,9 @@
-"""x W^T + b, where generation on CPUs reads the weight from a copy that oneDNN has put into the order its kernels want.
+"""x W^T + b, where generation on CPUs has a kernel of its own for a row or two, and for some rows a packed copy of the weight.
 
-A matmul of few rows spends most of its time re-ordering the weight: with 32 rows the packed one is 1.3 to 2.6 times as fast,
-with 8 up to three times, with 500 it makes no difference. The copy costs the weight's bytes again. It belongs to
-one version of the weight and is not used for any other, so a forgotten `pack` costs time, never correctness.
+A matmul of few rows spends most of its time re-ordering the weight, so oneDNN is given a copy that is in the order its kernels
+want: with 32 rows the packed one is 1.3 to 2.6 times as fast, with 500 it makes no difference. The copy costs the
+weight's bytes again. It belongs to one version of the weight and is not used for any other, so a forgotten `pack` costs time,
+never correctness. Of less work than oneDNN's call itself costs, the product is `linear_few`'s: twice to four times as fast.
 """
 
 from typing import Any
@@ -11,7 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from farthing.models.fused import can_fuse, linear_few
+
 _ROWS_HINT = 32
+ALWAYS_FEW, FEW_ROWS, FEW_PRODUCTS = 2, 8, 1 << 21
+"""`linear_few` is faster than oneDNN with a packed weight up to the first number of rows, and up to the second where that makes
+no more multiplications than the third."""
 
 
 class PackedWeight:
@@ -28,10 +34,12 @@ class PackedWeight:
             self._of = identity(weight)
 
     def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x weight^T + bias; from the packed copy where it is current and no gradient is wanted."""
-        if torch.is_grad_enabled() or not self.is_packed(weight):
+        """x weight^T + bias; without a gradient by the kernel for few rows, or from the packed copy where that is current."""
+        if torch.is_grad_enabled():
             return F.linear(x, weight, bias)
-        return self._multiply_packed(x, bias)
+        if _is_few(x.numel() // x.shape[-1], weight) and can_fuse(x, weight):
+            return linear_few(x, weight, bias)
+        return self._multiply_packed(x, bias) if self.is_packed(weight) else F.linear(x, weight, bias)
 
     def seen_weight(self, weight: Tensor) -> Tensor:
         """`weight` as the product sees it, without gradient; for those who take the product apart (models/mla.py)."""
@@ -66,6 +74,10 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.packed.multiply(x, self.weight, self.bias)
+
+
+def _is_few(rows: int, weight: Tensor) -> bool:
+    return rows <= ALWAYS_FEW or (rows <= FEW_ROWS and rows * weight.numel() <= FEW_PRODUCTS)
 
 
 def can_pack(weight: Tensor) -> bool:

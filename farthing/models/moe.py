@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from farthing.models.ffn import DenseFFN
-from farthing.models.fused import swiglu
+from farthing.models.fused import can_fuse, experts_of_few, swiglu
 from farthing.models.shape import ModelShape, MoeShape
 
 Grouped = Callable[[Tensor, Tensor, list[int]], Tensor]
@@ -100,8 +100,8 @@ class Router(nn.Module):
         return self
 
 
-FEW_ELEMENTS = 1 << 19
-"""Expert weights that a decode step copies at most: 2 MiB in fp32, which stay in a core's cache."""
+FEW_TOKENS = 64
+"""Up to so many tokens at once, a decode step's, go through the kernel for few; more are worth a matmul for each expert."""
 
 
 class Experts(nn.Module):
@@ -120,18 +120,10 @@ class Experts(nn.Module):
         hidden_MF = swiglu(multiply_up(sorted_MD, self.gate_up, counts))
         return multiply_down(hidden_MF, self.down, counts)
 
-    def for_few(self, x_ND: Tensor, chosen_NK: Tensor) -> Tensor:
-        """[N, K, D], without sorting: every choice's weights are copied side by side, and multiplied in one call."""
-        experts_M, repeats = chosen_NK.flatten(), chosen_NK.shape[1]
-        x_M1D = x_ND[:, None].expand(-1, repeats, -1).reshape(len(experts_M), 1, -1)
-        hidden_M1F = swiglu(torch.bmm(x_M1D, self.gate_up[experts_M].transpose(1, 2)))
-        return torch.bmm(hidden_M1F, self.down[experts_M].transpose(1, 2)).view(*chosen_NK.shape, -1)
-
-    def are_few(self, num_choices: int) -> bool:
-        """Whether copying weights is cheaper than a product for each expert: few choices, small experts, no gradient, and
-        products of no other kind."""
+    def are_few(self, x_ND: Tensor) -> bool:
+        """Whether the CPU kernel for few tokens takes these: no gradient, and products of no other kind."""
         is_plain = all(product is grouped_linear for product in self.products)
-        return is_plain and num_choices * self.gate_up[0].numel() <= FEW_ELEMENTS and not torch.is_grad_enabled()
+        return is_plain and len(x_ND) <= FEW_TOKENS and not torch.is_grad_enabled() and can_fuse(x_ND, self.gate_up)
 
 
 class MoeFFN(nn.Module):
@@ -148,12 +140,10 @@ class MoeFFN(nn.Module):
         chosen_NK, gates_NK, scores_NE = self.router(x_ND)
         if routing is not None:
             routing.record(self.layer, scores_NE, chosen_NK)
-        back_NKD = (
-            self.experts.for_few(x_ND, chosen_NK)
-            if self.experts.are_few(chosen_NK.numel())
-            else self._by_expert(x_ND, chosen_NK)
-        )
-        out_ND = torch.bmm(gates_NK[:, None].to(x_ND.dtype), back_NKD).squeeze(1)
+        if self.experts.are_few(x_ND):
+            out_ND = experts_of_few(x_ND, chosen_NK, gates_NK, self.experts.gate_up, self.experts.down)
+        else:
+            out_ND = torch.bmm(gates_NK[:, None].to(x_ND.dtype), self._by_expert(x_ND, chosen_NK)).squeeze(1)
         shared_ND: Tensor = self.shared(x_ND)
         return (out_ND + shared_ND).view_as(x_BTD)
 

@@ -65,6 +65,21 @@ def test_rotate(batch_of_angles: int, dtype: torch.dtype, monkeypatch: pytest.Mo
 
 
 @DTYPES
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(("width", "out_width"), [(5, 3), (33, 6), (160, 163)])
+@torch.no_grad()
+def test_linear_of_few_rows(rows: int, width: int, out_width: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(shape).to(dtype) for shape in ((rows, 1, width), (out_width, width), (out_width,)))
+    for given in (bias, None):
+        wanted = torch.nn.functional.linear(x.double(), weight.double(), None if given is None else given.double())
+        found = fused.linear_few(x, weight, given)
+        assert found.dtype == dtype
+        assert found.shape == (rows, 1, out_width)
+        assert (found.double() - wanted).abs().max() <= TOLERANCE[dtype] * wanted.abs().max()
+
+
+@DTYPES
 def test_nan_is_not_hidden(dtype: torch.dtype) -> None:
     x = torch.ones(2, 8, dtype=dtype)
     x[1, 3] = torch.nan

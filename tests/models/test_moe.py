@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from farthing.models.decoder import Decoder
-from farthing.models.moe import MoeFFN, Router, Routing, _GroupedLinear, max_violation, moe_layers, update_balance
+from farthing.models.fused import experts_of_few, library
+from farthing.models.moe import (
+    FEW_TOKENS,
+    MoeFFN,
+    Router,
+    Routing,
+    _GroupedLinear,
+    max_violation,
+    moe_layers,
+    update_balance,
+)
 from tests.models.deepseek_shapes import tiny_model, tiny_shape
 
 V2 = {"family": "deepseek_v2", "mtp_depth": 0}
@@ -61,6 +71,30 @@ def test_values_and_gradients_equal_a_loop_over_tokens(kind: str) -> None:
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [1, 14, FEW_TOKENS + 1])
+@torch.no_grad()
+def test_without_gradients_few_tokens_and_many_equal_the_loop(kind: str, tokens: int) -> None:
+    ffn = experts_of(tiny_model(**KINDS[kind]))
+    x = torch.randn(tokens, 1, 24, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(ffn(x), one_by_one(ffn, x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(library() is None, reason="no C++ compiler here: plain PyTorch is what runs")
+@pytest.mark.parametrize(("width", "hidden"), [(24, 16), (19, 5)])
+def test_the_kernel_for_few_tokens_in_bf16(width: int, hidden: int) -> None:
+    torch.manual_seed(0)
+    x, gates, chosen = torch.randn(5, width), torch.rand(5, 2), torch.tensor([[0, 2], [2, 1], [1, 2], [0, 1], [2, 0]])
+    gate_up, down = torch.randn(3, 2 * hidden, width), torch.randn(3, width, hidden)
+    x, gate_up, down = (t.bfloat16() for t in (x, gate_up, down))
+    gate, up = torch.einsum("nd,nkfd->nkf", x.double(), gate_up.double()[chosen]).chunk(2, dim=-1)
+    each = torch.einsum("nkf,nkdf->nkd", torch.nn.functional.silu(gate) * up, down.double()[chosen])
+    wanted = (each * gates[..., None]).sum(1)
+    found = experts_of_few(x, chosen, gates, gate_up, down)
+    assert found.dtype == torch.bfloat16
+    assert (found.double() - wanted).abs().max() <= 2e-2 * wanted.abs().max()
 
 
 @settings(max_examples=20, deadline=None)

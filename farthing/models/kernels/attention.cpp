@@ -10,87 +10,13 @@
 #include <vector>
 
 #include "numbers.h"
+#include "products.h"
 
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#else
-constexpr int kLanes = 8;
-#endif
-typedef float Lanes __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
 constexpr int64_t kQueries = 32;  // rows of scores at a time
 constexpr int64_t kKeys = 64;     // columns of scores at a time
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-template <int M, int N>
-inline void multiply_tile(int64_t depth, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c,
-                          int64_t ldc) {
-  Lanes sum[M][N];
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) sum[m][n] = *(const Lanes*)(c + m * ldc + n * kLanes);
-  for (int64_t d = 0; d < depth; d++) {
-    Lanes right[N];
-    for (int n = 0; n < N; n++) right[n] = *(const Lanes*)(b + d * ldb + n * kLanes);
-    for (int m = 0; m < M; m++) {
-      const float left = a[m * row + d * column];
-      for (int n = 0; n < N; n++) sum[m][n] += left * right[n];
-    }
-  }
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) *(Lanes*)(c + m * ldc + n * kLanes) = sum[m][n];
-}
-
-template <int M, int N>
-inline void multiply_row_block(int64_t columns, int64_t depth, const float* a, int64_t row, int64_t column, const float* b,
-                               int64_t ldb, float* c, int64_t ldc) {
-  int64_t j = 0;
-  for (; j + N * kLanes <= columns; j += N * kLanes) multiply_tile<M, N>(depth, a, row, column, b + j, ldb, c + j, ldc);
-  for (; j < columns; j += kLanes) multiply_tile<M, 1>(depth, a, row, column, b + j, ldb, c + j, ldc);
-}
-
-// C[rows, columns] += A[rows, depth] B[depth, columns]; columns are a multiple of kLanes. Each sum runs in order of depth.
-void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t row, int64_t column, const float* b,
-              int64_t ldb, float* c, int64_t ldc) {
-  const int64_t whole = rows / 4 * 4;
-  for (int64_t j = 0; whole && j < columns;) {
-    const bool is_pair = j + 2 * kLanes <= columns;
-    for (int64_t i = 0; i < whole; i += 4)
-      if (is_pair)
-        multiply_tile<4, 2>(depth, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
-      else
-        multiply_tile<4, 1>(depth, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
-    j += is_pair ? 2 * kLanes : kLanes;
-  }
-  // few rows take more columns at once, so that as many sums are on their way
-  a += whole * row, c += whole * ldc;
-  if (rows - whole == 3) multiply_row_block<3, 2>(columns, depth, a, row, column, b, ldb, c, ldc);
-  if (rows - whole == 2) multiply_row_block<2, 4>(columns, depth, a, row, column, b, ldb, c, ldc);
-  if (rows - whole == 1) multiply_row_block<1, 8>(columns, depth, a, row, column, b, ldb, c, ldc);
-}
-
-inline float sum_of(Lanes x) {
-  typedef float Quarter __attribute__((vector_size(16), may_alias));
-  Quarter parts[kLanes / 4];
-  std::memcpy(parts, &x, sizeof x);
-  for (int i = kLanes / 8; i > 0; i /= 2)
-    for (int j = 0; j < i; j++) parts[j] += parts[j + i];
-  return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
-}
-
-template <int M>
-inline void dots(const float* x, const float* rows, int64_t stride, int64_t width, float* out) {
-  Lanes sum[M];
-  for (int m = 0; m < M; m++) sum[m] = *(const Lanes*)x * *(const Lanes*)(rows + m * stride);
-  for (int64_t i = kLanes; i < width; i += kLanes) {
-    const Lanes left = *(const Lanes*)(x + i);
-    for (int m = 0; m < M; m++) sum[m] += left * *(const Lanes*)(rows + m * stride + i);
-  }
-  for (int m = 0; m < M; m++) out[m] = sum_of(sum[m]);
-}
 
 // One head's rows of a [tokens, heads, width] array that may be a view with a longer row
 template <typename T>
@@ -438,21 +364,23 @@ void attend_own(const float* rows, int64_t queries, const T* keys, const T* valu
   }
 }
 
-// The cache of one layer: [slots, kv heads, positions, width], twice; or once, where values are part of the keys
+// The cache of one layer: [slots, kv heads, positions, width], twice; or once, where values are part of the keys. Tokens ask
+// for what their slot holds: token t's is slot t / per_slot.
 template <typename T>
 struct Cache {
   T *keys, *values;
   int64_t num_kv_heads, num_positions;
   Widths widths;
-  T* key(int64_t slot, int64_t head, int64_t at) const {
-    return keys + ((slot * num_kv_heads + head) * num_positions + at) * widths.key;
+  int64_t per_slot;
+  T* key(int64_t token, int64_t head, int64_t at) const {
+    return keys + ((token / per_slot * num_kv_heads + head) * num_positions + at) * widths.key;
   }
-  T* value(int64_t slot, int64_t head, int64_t at) const {
-    return values + ((slot * num_kv_heads + head) * num_positions + at) * widths.value_stride;
+  T* value(int64_t token, int64_t head, int64_t at) const {
+    return values + ((token / per_slot * num_kv_heads + head) * num_positions + at) * widths.value_stride;
   }
 };
 
-// Slots that hold the same first `common` positions, which are read from the first of them
+// New tokens whose slots hold the same first `common` positions, which are read from the first of them
 struct Part {
   const int64_t* member;
   int64_t count, common;
@@ -532,6 +460,7 @@ struct LatentHeads {
 
 // The same with latents in the cache, [rank | rotated key], one for all heads. `up` is moved to the other side of both products:
 // a query is multiplied by it before it meets the latents, and what it finds there after; no key or value is ever made.
+// A slot may have several tokens, which see each other's latents: all are written before any is read.
 template <typename T>
 void decode_latents(const T* q, const T* latent, T* out, const T* up, int64_t q_stride, int64_t latent_stride,
                     const LatentHeads& h, const Cache<T>& cache, const int64_t* positions, const std::vector<Part>& parts) {
@@ -547,6 +476,11 @@ void decode_latents(const T* q, const T* latent, T* out, const T* up, int64_t q_
     copy_rows<const T>({up, h.rank, h.rank}, 0, 0, up_rows, 1.f, widened.data(), h.rank);
     weights = widened.data();
   }
+  for (const Part& part : parts)
+    for (int64_t m = 0; m < part.count; m++) {
+      const int64_t token = part.member[m];
+      std::copy_n(latent + token * latent_stride, width, cache.key(token, 0, positions[token]));
+    }
 #pragma omp parallel for schedule(dynamic)
   for (int64_t task = 0; task < int64_t(parts.size()); task++) {
     const Part& part = parts[task];
@@ -554,12 +488,9 @@ void decode_latents(const T* q, const T* latent, T* out, const T* up, int64_t q_
     Running running(queries, h.rank);
     Scratch scratch;
     std::vector<float> given(part.count * all_heads), rows(queries * padded), found(h.rank);
-    for (int64_t m = 0; m < part.count; m++) {
-      const int64_t slot = part.member[m];
-      std::copy_n(latent + slot * latent_stride, width, cache.key(slot, 0, positions[slot]));
-      copy_rows<const T>({q + slot * q_stride, all_heads, all_heads}, 0, 0, 1, scale, given.data() + m * all_heads,
+    for (int64_t m = 0; m < part.count; m++)
+      copy_rows<const T>({q + part.member[m] * q_stride, all_heads, all_heads}, 0, 0, 1, scale, given.data() + m * all_heads,
                          all_heads);
-    }
     for (int64_t n = 0; n < h.num_heads; n++) {
       multiply(part.count, h.rank, h.fixed, given.data() + n * head, all_heads, 1, weights + n * (h.fixed + h.value) * h.rank,
                h.rank, rows.data() + n * padded, h.num_heads * padded);
@@ -569,9 +500,9 @@ void decode_latents(const T* q, const T* latent, T* out, const T* up, int64_t q_
     }
     attend_part(rows, h.num_heads, part, 0, cache, positions, running, scratch);
     for (int64_t query = 0; query < queries; query++) {
-      const int64_t slot = part.member[query / h.num_heads], n = query % h.num_heads;
+      const int64_t token = part.member[query / h.num_heads], n = query % h.num_heads;
       const float* value_rows = weights + (n * (h.fixed + h.value) + h.fixed) * h.rank;
-      T* to = out + (slot * h.num_heads + n) * h.value;
+      T* to = out + (token * h.num_heads + n) * h.value;
       for (int64_t i = 0; i < h.rank; i++) found[i] = running.sum[query * running.width + i] / running.total[query];
       for (int64_t i = 0; i < h.value;) {
         float values[4];
@@ -618,16 +549,16 @@ void decode_latents(const T* q, const T* latent, T* out, const T* up, int64_t q_
                                 int64_t num_positions, int64_t width, int64_t value_width, const int64_t* positions,     \
                                 const int64_t* slots, const int64_t* firsts, const int64_t* shared, int64_t num_groups) { \
     decode<T>(q, k, v, out, q_stride, k_stride, v_stride, num_heads,                                                     \
-              {keys, values, num_kv_heads, num_positions, {width, value_width, value_width}}, positions,                 \
+              {keys, values, num_kv_heads, num_positions, {width, value_width, value_width}, 1}, positions,              \
               parts_of(slots, firsts, shared, num_groups, num_heads / num_kv_heads));                                    \
   }                                                                                                                      \
   extern "C" void decode_latents_##NAME(const T* q, const T* latent, T* out, const T* up, int64_t q_stride,              \
                                         int64_t latent_stride, int64_t num_heads, int64_t fixed, int64_t value,          \
-                                        int64_t rank, T* latents, int64_t num_positions, int64_t width,                  \
+                                        int64_t rank, T* latents, int64_t num_positions, int64_t width, int64_t per_slot, \
                                         const int64_t* positions, const int64_t* slots, const int64_t* firsts,           \
                                         const int64_t* shared, int64_t num_groups) {                                     \
     decode_latents<T>(q, latent, out, up, q_stride, latent_stride, {num_heads, fixed, value, rank},                      \
-                      {latents, latents, 1, num_positions, {width, rank, width}}, positions,                             \
+                      {latents, latents, 1, num_positions, {width, rank, width}, per_slot}, positions,                   \
                       parts_of(slots, firsts, shared, num_groups, num_heads));                                           \
   }
 EXPORT(f32, float)
