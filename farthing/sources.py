@@ -1,5 +1,6 @@
 """A recipe's [model] table, a stage's own, or a Hugging Face folder -> model and tokenizer."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -120,5 +121,6 @@ def base_folder(config: ModelConfig, run_dir: Path) -> Path:
 
 
 def use_threads(threads: int) -> None:
-    """The same number of threads on every attempt: sums of floats depend on how they are split."""
-    torch.set_num_threads(threads or psutil.cpu_count(logical=False) or 1)
+    """The same number of threads on every attempt: sums of floats depend on how they are split. 0 is as in the recipe."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(threads or (int(asked) if asked.isdecimal() else 0) or psutil.cpu_count(logical=False) or 1)

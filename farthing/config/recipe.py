@@ -42,7 +42,7 @@ class Recipe(BudgetConfig):
     """What to expect: figure, time, machine."""
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0: one for each physical core."""
+    """CPU threads; 0: OMP_NUM_THREADS where it is set, else one for each physical core."""
     precision: PrecisionChoice = "auto"
     """Of weights in compute; masters are fp32 always. auto: bf16 where the hardware is faster at it. fp8: linear layers
     multiply as in DeepSeek-V3's training, all else is as with auto; emulated, and slower, where the hardware has none."""
