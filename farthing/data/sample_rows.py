@@ -76,6 +76,11 @@ class SampleRows:
         self.cursor += count
         return [self._row(n) for n in range(first, self.cursor)]
 
+    def counts(self) -> dict[str, float]:
+        """What a stage used of them, for its result."""
+        leaked = {"leaked_samples": float(self.num_leaked)} if self.num_leaked else {}
+        return {"samples": float(self.cursor), "epochs": self.epochs, "dropped_samples": float(self.num_dropped)} | leaked
+
     def state_dict(self) -> dict[str, Any]:
         return {"cursor": self.cursor}
 

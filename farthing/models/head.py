@@ -141,7 +141,7 @@ class _TotalLogprob(torch.autograd.Function):
     def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor, num_real: int) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden_RD.device)
         is_trained = any(ctx.needs_input_grad)
-        grad_hidden = torch.empty_like(hidden_RD)
+        grad_hidden = torch.empty_like(hidden_RD) if is_trained else hidden_RD.new_empty(0)
         grad_weight = torch.zeros(weight_VD.shape if is_trained else (0,), dtype=torch.float32, device=weight_VD.device)
         held = _Logits(hidden_RD, weight_VD, 1.0)
         for rows in held.chunks:

@@ -14,7 +14,8 @@ from farthing.rewards.format import chain_of
 from farthing.rewards.score import score_all
 from farthing.rollout import Rollout
 from farthing.stages.asking import Helper, open_helper
-from farthing.stages.collection import REWRITTEN, Collection, sample
+from farthing.stages.collection import REWRITTEN, Collection
+from farthing.stages.sampling import sample, sampling_params, waste_truncated
 from farthing.stages.stage import Stage, Stateful
 from farthing.tasks.stream import ProblemStream
 
@@ -37,6 +38,7 @@ def train(stage: Stage[ColdStartConfig]) -> None:
     with run.phase("setup"):
         set_precision(stage.model, stage.precision)
         engine = Engine(stage.model, stage.renderer.tokenizer, config.num_slots)
+        params = sampling_params(config)
         renderer = stage.renderer.with_examples([(e.question, e.completion) for e in config.examples])
         stream = ProblemStream(config.tasks, stage.seed, config.test_share)
         for note in stream.notes():
@@ -50,7 +52,8 @@ def train(stage: Stage[ColdStartConfig]) -> None:
         teacher.settle()  # what an attempt that was killed has bought and not paid
 
     for step in run.steps(config.num_steps, first, kept.is_full):
-        groups_P = sample(stage, engine, renderer, stream, step)
+        groups_P = sample(stage, engine, renderer, stream, params, step)
+        waste_truncated(run, groups_P)
         with run.phase("reward"):
             chosen = [(r, r.text) for group in groups_P for r in kept.wanted(kept.sift(group))]
         if teacher is not None and config.teacher is not None:

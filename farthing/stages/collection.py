@@ -15,15 +15,11 @@ from typing import Any
 from farthing.config import CollectConfig
 from farthing.data.card import table
 from farthing.data.samples import Sample, sample_of
-from farthing.engine.engine import Engine
-from farthing.engine.sampler import SamplingParams
 from farthing.errors import DataError, disk_error
-from farthing.renderer import Renderer
 from farthing.rewards.readability import REASONS, UNIT
-from farthing.rollout import Group, Rollout, rollout_metrics, sampled_tokens, score_groups
+from farthing.rollout import Group, Rollout
 from farthing.run import Run
 from farthing.stages.stage import Stage
-from farthing.tasks.stream import ProblemStream
 
 SAMPLED, KEPT, GENERAL, REWRITTEN = "sampled", "kept", "general", "rewritten"
 FILTERS: dict[str, tuple[str, ...]] = {
@@ -48,26 +44,6 @@ ADVICE = {
     "unclear": "have the judge say yes or no (judge.prompt), and leave it room to (judge.max_tokens)",
 }
 UNREADABLE = "loosen reward.readability, or start from a model whose chains are readable"
-
-
-def sample(stage: Stage[Any], engine: Engine, renderer: Renderer, stream: ProblemStream, step: int) -> list[Group]:
-    """Completions of the next problems, scored; on the clock as rollout and reward."""
-    run, config = stage.run, stage.config
-    params = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_completion_tokens, tuple(config.stop))
-    with run.phase("rollout") as spent:
-        problems = stream.take(config.num_prompts)
-        groups = stage.sample(engine, problems, params, config.group_size, step, renderer=renderer)
-        tokens_out = sampled_tokens(groups)
-    with run.phase("reward"):
-        groups = score_groups(groups, config.reward)
-        for r in (r for group in groups for r in group):
-            if r.reward is not None:
-                stream.record(r.problem, r.reward.accuracy)
-    run.waste("rollout", of=tokens_out, truncated=sum(r.num_tokens for group in groups for r in group if r.is_truncated))
-    run.log(**rollout_metrics(groups), rollout_tokens_per_s=tokens_out / spent.seconds)
-    if stream.level is not None:
-        run.log(level=stream.level)
-    return groups
 
 
 def is_right(r: Rollout) -> bool:

@@ -29,7 +29,8 @@ from farthing.models.divergence import Comparison, token_divergences
 from farthing.models.head import source_logprobs
 from farthing.optim import Optimizer
 from farthing.precision import set_precision
-from farthing.rollout import Rollout, rollout_metrics, sampled_tokens, score_groups
+from farthing.rollout import Rollout
+from farthing.stages.sampling import sample
 from farthing.stages.stage import (
     Stage,
     Stateful,
@@ -56,6 +57,7 @@ def train(stage: Stage[DistillConfig]) -> None:
         model.recompute_activations = config.recompute_activations
         optimizer = stage.optimizer()
         engine = Engine(model, stage.renderer.tokenizer, config.num_slots)
+        params = SamplingParams(config.temperature, max_tokens=config.max_completion_tokens, stop=tuple(config.stop))
         parts: dict[str, Stateful] = {"optimizer": optimizer}
         parts |= ({"stream": stream} if stream else {}) | ({"samples": samples} if samples else {})
         first = stage.resume(parts)
@@ -67,7 +69,11 @@ def train(stage: Stage[DistillConfig]) -> None:
 
     for step in run.steps(config.num_steps, first):
         score = None
-        rollouts = [] if stream is None or samples is not None else sample(stage, engine, stream, step)
+        rollouts: list[Rollout] = []
+        if stream is not None and samples is None:
+            groups = sample(stage, engine, stage.renderer, stream, params, step)
+            stage.keep_some(step, groups)
+            rollouts = [r for group in groups for r in group]
         with run.phase("update") as spent:
             engine.rest()
             rows = [r.row for r in rollouts] if samples is None else samples.take(config.batch_samples)
@@ -131,31 +137,9 @@ def open_tasks(stage: Stage[DistillConfig]) -> ProblemStream | None:
     return stream
 
 
-def sample(stage: Stage[DistillConfig], engine: Engine, stream: ProblemStream, step: int) -> list[Rollout]:
-    """The student's own completions of the next prompts, scored for the log; on the clock as rollout and reward."""
-    run, config = stage.run, stage.config
-    params = SamplingParams(config.temperature, 1.0, 0, config.max_completion_tokens, tuple(config.stop))
-    with run.phase("rollout") as spent:
-        problems = stream.take(config.num_prompts)
-        groups = stage.sample(engine, problems, params, config.group_size, step)
-    with run.phase("reward"):
-        groups = score_groups(groups, config.reward)
-        for r in (r for group in groups for r in group):
-            if r.reward is not None:
-                stream.record(r.problem, r.reward.accuracy)
-    stage.keep_some(step, groups)
-    run.log(**rollout_metrics(groups), rollout_tokens_per_s=sampled_tokens(groups) / spent.seconds)
-    if stream.level is not None:
-        run.log(level=stream.level)
-    return [r for group in groups for r in group]
-
-
 def counted(samples: SampleRows | None, stream: ProblemStream | None) -> dict[str, float]:
     """What the stage used, for its result."""
-    if samples is None:
-        return {"prompts": float(stream.cursor if stream is not None else 0)}
-    found = {"samples": float(samples.cursor), "epochs": samples.epochs, "dropped_samples": float(samples.num_dropped)}
-    return found | ({"leaked_samples": float(samples.num_leaked)} if samples.num_leaked else {})
+    return {"prompts": float(stream.cursor if stream is not None else 0)} if samples is None else samples.counts()
 
 
 # the update ----------------------------------------------------------------------------------------------------------------

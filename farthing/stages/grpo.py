@@ -20,7 +20,6 @@ from farthing.advantage import group_advantages, is_flat
 from farthing.config import GrpoConfig
 from farthing.data.batches import Microbatch, lay_out, microbatches, padding_share
 from farthing.engine.engine import Engine
-from farthing.engine.sampler import SamplingParams
 from farthing.errors import TrainingDiverged
 from farthing.loss import PolicyLossParams, StepCounts, policy_loss
 from farthing.models.decoder import Decoder
@@ -35,6 +34,7 @@ from farthing.rollout import (
     score_groups,
     wasted_tokens,
 )
+from farthing.stages.sampling import sampling_params
 from farthing.stages.stage import Stage, Stateful, held_out, is_due, training_flops
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
@@ -160,9 +160,8 @@ def sample_and_score(
 ) -> list[Group]:
     """Scored groups, one for each problem; on the clock as rollout and reward."""
     run, config = stage.run, stage.config
-    params = SamplingParams(config.temperature, config.top_p, config.top_k, config.max_completion_tokens, tuple(config.stop))
     with run.phase("rollout") as spent:
-        groups = stage.sample(engine, problems, params, config.group_size, *place)
+        groups = stage.sample(engine, problems, sampling_params(config), config.group_size, *place)
     tokens_out = sampled_tokens(groups)
     run.log(rollout_tokens_per_s=tokens_out / spent.seconds)
     with run.phase("reward"):

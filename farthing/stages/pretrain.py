@@ -123,21 +123,21 @@ def is_held_out_due(step: int, config: CorpusStageConfig) -> bool:
 
 
 def held_out_bits(stage: Stage[CorpusStageConfig], documents: DocumentStream) -> float:
-    """Bits per byte of the held-out documents, on the clock."""
-    config, model = stage.config, stage.model
-    assert isinstance(config, PretrainConfig)
-    with stage.run.phase("eval"):
-        rows, num_bytes = documents.held_out(config.held_out_documents)
-        batches = microbatches(rows, config.max_microbatch_tokens, share_prompts=False)
-        stage.run.count(tokens_in=sum(b.num_tokens for b in batches), model_flops=training_flops(model, batches) // 3)
-        return bits_per_byte(model, batches, num_bytes)
+    """Bits the model needs for the held-out documents, their ends included, for each byte of their text."""
+    assert isinstance(stage.config, PretrainConfig)
+    rows, num_bytes = documents.held_out(stage.config.held_out_documents)
+    return held_out_nats(stage, rows, share_prompts=False)[0] / math.log(2) / num_bytes
 
 
 @torch.no_grad()
-def bits_per_byte(model: Decoder, batches: list[Microbatch], num_bytes: int) -> float:
-    """Bits the model needs for the loss tokens of `batches`, end of text included, for each of `num_bytes` bytes of text."""
-    nats = sum(float(cross_entropy(completion_logprobs(model, batch)[0], 1)) for batch in batches)
-    return nats / math.log(2) / num_bytes
+def held_out_nats(stage: Stage[Any], rows: list[Row], share_prompts: bool) -> tuple[float, int]:
+    """Cross-entropy of the rows' loss tokens, in nats, and how many these are; on the clock as evaluation."""
+    model = stage.model
+    with stage.run.phase("eval"):
+        batches = microbatches(rows, stage.config.max_microbatch_tokens, share_prompts)
+        stage.run.count(tokens_in=sum(b.num_tokens for b in batches), model_flops=training_flops(model, batches) // 3)
+        nats = sum(float(cross_entropy(completion_logprobs(model, batch)[0], 1)) for batch in batches)
+    return nats, sum(len(b.targets_R) for b in batches)
 
 
 def require_fit(rows: list[Row], max_positions: int) -> None:

@@ -13,7 +13,8 @@ from farthing.precision import set_precision
 from farthing.rollout import Group, Rollout
 from farthing.stages.asking import Helper, open_helper, verdict
 from farthing.stages.cold_start import prompt_for
-from farthing.stages.collection import GENERAL, KEPT, Collection, sample
+from farthing.stages.collection import GENERAL, KEPT, Collection
+from farthing.stages.sampling import sample, sampling_params, waste_truncated
 from farthing.stages.stage import Stage, Stateful
 from farthing.tasks.stream import ProblemStream
 
@@ -46,6 +47,7 @@ def train(stage: Stage[RejectionSamplingConfig]) -> None:
     with run.phase("setup"):
         set_precision(stage.model, stage.precision)
         engine = Engine(stage.model, stage.renderer.tokenizer, config.num_slots)
+        params = sampling_params(config)
         stream = ProblemStream(config.tasks, stage.seed, config.test_share)
         general = open_general(stage)
         for note in [*stream.notes(), *(general.notes() if general else [])]:
@@ -62,7 +64,8 @@ def train(stage: Stage[RejectionSamplingConfig]) -> None:
 
     judged = config.judge.instead_of_rules if config.judge else []
     for step in run.steps(config.num_steps, first, kept.is_full):
-        groups_P = sample(stage, engine, stage.renderer, stream, step)
+        groups_P = sample(stage, engine, stage.renderer, stream, params, step)
+        waste_truncated(run, groups_P)
         with run.phase("reward"):
             groups_P = [kept.sift(group, judged) for group in groups_P]
             if judge is not None and config.judge is not None:

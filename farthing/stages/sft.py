@@ -4,18 +4,12 @@ DeepSeek-R1 (arXiv:2501.12948, section 2.3.3): two epochs, from the base model e
 rows are packed without padding, by the update that pretraining has.
 """
 
-import torch
-
 from farthing.config import SftConfig
-from farthing.data.batches import Microbatch, microbatches
 from farthing.data.corpus import Corpus
 from farthing.data.sample_rows import SampleRows
 from farthing.engine.engine import Engine
-from farthing.loss import cross_entropy
-from farthing.models.decoder import Decoder
-from farthing.models.head import completion_logprobs
-from farthing.stages.pretrain import learn
-from farthing.stages.stage import Stage, Stateful, held_out, is_due, open_samples, training_flops
+from farthing.stages.pretrain import held_out_nats, learn
+from farthing.stages.stage import Stage, Stateful, held_out, is_due, open_samples
 from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 
@@ -92,27 +86,16 @@ def documents(stage: Stage[SftConfig], stream: ProblemStream | None) -> Corpus:
 
 
 def held_out_loss(stage: Stage[SftConfig], samples: SampleRows) -> float:
-    """Cross-entropy of the held-out samples' completions in nats a token, on the clock."""
-    with stage.run.phase("eval"):
-        rows, share_prompts = samples.held_out(HELD_OUT_SAMPLES), stage.model.shape.moe is None
-        batches = microbatches(rows, stage.config.max_microbatch_tokens, share_prompts)
-        stage.run.count(tokens_in=sum(b.num_tokens for b in batches), model_flops=training_flops(stage.model, batches) // 3)
-        return mean_loss(stage.model, batches)
-
-
-@torch.no_grad()
-def mean_loss(model: Decoder, batches: list[Microbatch]) -> float:
-    num_tokens = sum(len(b.targets_R) for b in batches)
-    return sum(float(cross_entropy(completion_logprobs(model, batch)[0], num_tokens)) for batch in batches)
+    """Cross-entropy of the held-out samples' completions, in nats a token."""
+    nats, num_tokens = held_out_nats(stage, samples.held_out(HELD_OUT_SAMPLES), share_prompts=stage.model.shape.moe is None)
+    return nats / num_tokens
 
 
 def counted(stage: Stage[SftConfig], samples: SampleRows | None, stream: ProblemStream | None) -> dict[str, float]:
     """What the stage used, and the held-out loss, for its result."""
     if samples is None:
         return {"documents": float(stream.cursor if stream is not None else 0)}
-    found = {"samples": float(samples.cursor), "epochs": samples.epochs, "dropped_samples": float(samples.num_dropped)}
-    if samples.num_leaked:
-        found["leaked_samples"] = float(samples.num_leaked)
+    found = samples.counts()
     if samples.num_held_out:
         found |= {"held_out_samples": float(samples.num_held_out), "held_out_loss": held_out_loss(stage, samples)}
     return found
