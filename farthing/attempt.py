@@ -46,18 +46,22 @@ def charge_run_dir(ledger: Ledger, rate: RateRecord, run_dir: Path, held_ns: int
     charge_storage(ledger, rate, num_bytes, held_ns, what, attempt, "modelled")
 
 
-def bury_dead_attempt(ledger: Ledger, heartbeat: Path, say: Callable[[str], None]) -> int:
-    """Closes the last attempt where its process died without doing so -> the number of the last attempt, or 0."""
+def bury_dead_attempt(ledger: Ledger, run_dir: Path, rate: RateRecord, say: Callable[[str], None]) -> int:
+    """Closes the last attempt where its process died without doing so, with its last time and its storage at `rate` -> the
+    number of the last attempt, or 0."""
     events = ledger.events()
     start = next((e for e in reversed(events) if e.kind == "attempt_start"), None)
     if start is None:
         return 0
     if any(e.kind == "attempt_end" and e.attempt == start.attempt for e in events):
         return start.attempt
-    tail = read_heartbeat(heartbeat, start.attempt, ledger.head()[0])
+    tail = read_heartbeat(run_dir / "heartbeat.json", start.attempt, ledger)
     if tail is not None:
         stamp, price = replace(tail[0], outcome="killed"), _price_of(events, start)
         ledger.append_many([phase_entry(start.attempt, price, stamp, p, work) for p, work in tail[1].items()])
+    if not any(e.kind == "storage" and e.attempt == start.attempt for e in events):
+        held_ns = sum(sums["held_ns"] for group, sums in ledger.totals().groups.items() if group.attempt == start.attempt)
+        charge_run_dir(ledger, rate, run_dir, held_ns, start.attempt)
     detail = {"outcome": "killed", "error": None}
     ledger.append(attempt=start.attempt, kind="attempt_end", outcome="killed", detail=detail)
     say(f"attempt {start.attempt} was killed; its time is on the bill")

@@ -92,7 +92,7 @@ class BoughtAnswers:
         self.book = priced(config)
         self._require_same_prices()
         paid = self._paid_rows(stage)
-        folders = [*sorted((run.dir / "superseded").glob(f"{stage}-*")), run.stage_dir(stage)]
+        folders = [*run.superseded_dirs(stage), run.stage_dir(stage)]
         self.files = [AnswerFile(folder / f"{role}_answers.jsonl") for folder in folders]
         for file in self.files:
             file.read(paid)
@@ -138,7 +138,7 @@ class BoughtAnswers:
             file.unpaid, file.num_paid = [], file.num_rows
 
     def counts(self) -> dict[str, float]:
-        """For the stage's result: answers bought are of all attempts, the rest of this one."""
+        """For the stage's result; what was tried again, or lost, is of this attempt alone."""
         found = {
             "bought": self.files[-1].num_rows,
             "estimated": self.files[-1].num_estimated,

@@ -171,8 +171,13 @@ class PhaseClock:
             stamp = self._stamp()
             written = {name: s for name, s in self._slices.items() if s != Slice()}
             entries = [phase_entry(self.attempt, self.price, stamp, name, s) for name, s in written.items()]
-            self.ledger.append_many(entries)
-            self._slices = {}
+            head = self.ledger.head()
+            try:
+                self.ledger.append_many(entries)
+            finally:
+                # a second Ctrl-C may strike after the commit: what is in the book must not be written once more
+                if self.ledger.head() != head:
+                    self._slices = {}
             held_ns = sum(s.held_ns for s in written.values())
             usd = sum((e["usd"] for e in entries), Decimal(0))
             self.held_ns += held_ns
@@ -276,12 +281,16 @@ def _wasted(waste: dict[str, int], picousd: int) -> dict[str, str]:
     return {name: usd_text(part) for name, part in parts.items()}
 
 
-def read_heartbeat(path: Path, attempt: int, ledger_head: int) -> tuple[Stamp, dict[str, Slice]] | None:
+def read_heartbeat(path: Path, attempt: int, ledger: Ledger) -> tuple[Stamp, dict[str, Slice]] | None:
     """(stamp, slices) that a dead attempt had not yet written; None where all is in the ledger already."""
     try:
         beat = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    if beat["attempt"] != attempt or beat["ledger_head"] != ledger_head:
+    if beat["attempt"] != attempt:
+        return None
+    # entries of other kinds may follow the beat (an artefact, somebody's correction): they hold none of its time
+    flushed = ledger.entries(beat["ledger_head"], "kind = 'phase' AND attempt = ?", (attempt,))
+    if next(flushed, None) is not None:
         return None
     return Stamp(**beat["stamp"]), {name: Slice(**s) for name, s in beat["slices"].items()}

@@ -19,10 +19,10 @@ from farthing.config import (
     RejectionSamplingConfig,
     RewardConfig,
     RewardModelConfig,
-    SftConfig,
     StageConfig,
     TaskConfig,
 )
+from farthing.config.recipe import sample_files
 from farthing.data.corpora import corpus_digests
 from farthing.data.language import require_identifier
 from farthing.data.preferences import load_examples
@@ -78,7 +78,7 @@ def check_helpers(recipe: Recipe, plan: list[Planned]) -> None:
 
 
 def _check_files(name: str, config: StageConfig) -> None:
-    for file in sample_files(config):
+    for file in map(Path, sample_files(config)):
         if not file.is_file():
             raise DataError(f"{name} names {file}, and there is no such file; correct the path, or make the file first")
         for _ in iter_samples(file):
@@ -125,15 +125,6 @@ def named_tasks(config: StageConfig) -> list[TaskConfig | PreferenceSource]:
     return found
 
 
-def sample_files(config: StageConfig) -> list[Path]:
-    """Every file of samples."""
-    if isinstance(config, DistillConfig | SftConfig):
-        return [Path(file) for file in config.data_files]
-    if isinstance(config, RejectionSamplingConfig) and config.general is not None:
-        return [Path(file) for file in config.general.files]
-    return []
-
-
 def model_folders(config: StageConfig) -> list[Path]:
     """Every model folder from elsewhere."""
     found = [Path(asked.model) for asked in config.helpers.values() if asked.is_folder]
@@ -149,7 +140,7 @@ def input_digests(recipe: Recipe) -> dict[str, str]:
     stages = list(recipe.stages.values())
     specs = [parse_spec(task.spec, task.config) for config in stages for task in named_tasks(config)]
     paths = {Path(spec.name) for spec in specs if spec.source == "jsonl"}
-    paths |= {file for config in stages for file in sample_files(config)}
+    paths |= {Path(file) for config in stages for file in sample_files(config)}
     models = [recipe.model, *(own for config in stages if (own := config.own_model()) is not None)]
     folders = [folder for config in stages for folder in model_folders(config)]
     folders += [Path(m.source) for m in models if m.is_folder]

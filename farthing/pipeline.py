@@ -92,10 +92,10 @@ def run_recipe(
         for planned in plan:
             if planned.action == "again":
                 run.supersede(planned.name, planned.why)
-        for planned in plan:
-            if planned.action in TO_RUN:
-                _run_stage(run, planned, precision, peak_flops)
+        for number, planned in enumerate(p for p in plan if p.action in TO_RUN):
+            if number:
                 run.stop_if_asked()
+            _run_stage(run, planned, precision, peak_flops)
         clear_forced(run_dir)
 
 

@@ -63,6 +63,8 @@ def _what_changed(begun: Mapping[str, Any], recipe: Recipe, name: str) -> str:
     own = differences(begun["config"], decisive(recipe.stages[name]))
     if own:
         return ", ".join(own[:4])
+    if begun.get("evaluations", []) != recipe.also_decides(name).get("evaluations", []):
+        return "what the recipe evaluates on changed, and its samples are left out"
     keys = recipe.keys()
     inputs = [other for other in inputs_of(recipe.stages, name) if begun["inputs"].get(other) != keys[other]]
     return f"{', '.join(inputs)} changed" if inputs else "it starts from another model"

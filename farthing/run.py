@@ -15,6 +15,7 @@ import datetime
 import fcntl
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -119,7 +120,7 @@ class Run:
         book, today = load_price_book(), datetime.datetime.now(datetime.UTC).date()
         self.price: PriceRecord = book.price(self.recipe.device, today)
         self._storage_rate: RateRecord = book.rate(self.recipe.storage, today)
-        self.attempt = bury_dead_attempt(self.ledger, self.dir / "heartbeat.json", self.message) + 1
+        self.attempt = bury_dead_attempt(self.ledger, self.dir, self._storage_rate, self.message) + 1
         self._before: Totals = self.ledger.totals()
         age_ns = process_age_ns()
         self._clock = PhaseClock(self.ledger, self.attempt, self.price, self.dir / "heartbeat.json", age_ns, find_meter())
@@ -280,11 +281,19 @@ class Run:
             folder.rename(kept)
         self.message(f"{stage} runs again: {why}")
 
+    def superseded_dirs(self, stage: str) -> list[Path]:
+        """What `stage` made before it ran again, the oldest attempt's first."""
+        # another stage's name may begin with this one's
+        is_ours = re.compile(rf"{re.escape(stage)}-[0-9a-f]{{12}}-(\d+)")
+        found = {path: is_ours.fullmatch(path.name) for path in (self.dir / "superseded").glob(f"{stage}-*")}
+        return sorted((path for path, match in found.items() if match), key=lambda path: int(path.name.rpartition("-")[2]))
+
     def open_stage(self, stage: str, key: str) -> None:
         """Notes under which key the stage runs, before it makes anything."""
         keys = self.recipe.keys()
         inputs = {other: keys[other] for other in inputs_of(self.recipe.stages, stage)}
         content = {"key": key, "config": decisive(self.recipe.stages[stage]), "inputs": inputs}
+        content |= self.recipe.also_decides(stage)
         write_json(self.stage_dir(stage) / "stage.json", content)
 
     def begin_stage(self, stage: str, config: StageConfig, first_step: int) -> None:

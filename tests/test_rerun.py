@@ -1,7 +1,9 @@
 """A recipe that changes in one stage -> that stage and what depends on it run again in the same directory, nothing else."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,12 @@ import pytest
 from farthing.config import Recipe, load_recipe
 from farthing.config.graph import ancestors, dependents, inputs_of, model_input
 from farthing.errors import RecipeError, RunError
+from farthing.pipeline import run_recipe
+from farthing.placement import place
 from farthing.rerun import clear_forced, forget_forced, plan_stages, remember_forced
+from farthing.run import Run
+from farthing.stages.stage import evaluated_questions
+from farthing.tasks.stream import ProblemStream
 from tests.conftest import MICRO, farthing_here, farthing_json
 
 
@@ -167,3 +174,91 @@ def test_from_is_finished_by_the_next_attempt_and_not_begun_again(ran: tuple[Pat
     assert actions(recipe, run_dir, again_from="r1_zero") == {"base": "keep", "r1_zero": "keep", "table": "again"}
     clear_forced(run_dir)
     assert actions(recipe, run_dir, again_from="r1_zero") == {"base": "keep", "r1_zero": "again", "table": "again"}
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "a.b", "", "-a", "a b"])
+def test_a_stage_or_suite_whose_name_cannot_be_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    suite = f'[stages.table.suites."{name}"]\ntasks = [{{ spec = "toy:letter_walk" }}]\nmax_completion_tokens = 8'
+    stage = f'[stages."{name}"]\nkind = "evaluate"\nmodels = ["base"]\n[stages."{name}".suites.sums]\n'
+    for extra in (suite, stage + 'tasks = [{ spec = "toy:letter_walk" }]\nmax_completion_tokens = 8'):
+        with pytest.raises(RecipeError, match="becomes the name of files"):
+            load_recipe(str(micro(tmp_path, extra)))
+
+
+@pytest.mark.parametrize("name", ["source", "own"])
+def test_a_stage_is_not_called_as_what_is_no_stage(tmp_path: Path, name: str) -> None:
+    extra = f'[stages.{name}]\nkind = "evaluate"\nmodels = ["base"]\n[stages.{name}.suites.sums]\n'
+    with pytest.raises(RecipeError, match=f"a stage cannot be called '{name}'"):
+        load_recipe(str(micro(tmp_path, extra + 'tasks = [{ spec = "toy:letter_walk" }]\nmax_completion_tokens = 8')))
+
+
+def test_cells_of_names_that_run_into_each_other_have_files_of_their_own(ran: tuple[Path, Path], tmp_path: Path) -> None:
+    """A kill leaves some cells; the attempt after it begins at the first that is missing."""
+    recipe, run_dir = tmp_path / "two.toml", tmp_path / "run"
+    shutil.copytree(ran[1], run_dir)
+    suite = '\ntasks = [{ spec = "toy:letter_walk" }]\nnum_problems = 2\nsamples = 1\nmax_completion_tokens = 8\n'
+    recipe.write_text(
+        f'extends = "{micro(tmp_path)}"\n[stages.r1]\nkind = "sft"\nstart_from = "base"\nnum_steps = 1\n'
+        'tasks = [{ spec = "toy:letter_walk" }]\nmax_completion_tokens = 8\noptim = { learning_rate = 1e-3 }\n'
+        f'[stages.both]\nkind = "evaluate"\nmodels = ["r1", "r1_zero"]\n[stages.both.suites.zero_sums]{suite}'
+        f"[stages.both.suites.sums]{suite}"
+    )
+    assert farthing_here("run", recipe, "--run-dir", run_dir, "--plain").returncode == 0
+    both = run_dir / "stages" / "both"
+    cells = {path.name: path.read_bytes() for path in both.glob("eval_*.json")}
+    assert sorted(cells) == [
+        "eval_r1.sums.json",
+        "eval_r1.zero_sums.json",
+        "eval_r1_zero.sums.json",
+        "eval_r1_zero.zero_sums.json",
+    ]
+    table = (both / "table.json").read_text()
+    for path in (both / "eval_r1.sums.json", both / "result.json", both / "table.json"):
+        path.unlink()
+    result = farthing_here("run", recipe, "--run-dir", run_dir, "--plain")
+    assert result.returncode == 0, result.stderr
+    assert {path.name: path.read_bytes() for path in both.glob("eval_*.json")} == cells
+    assert json.loads((both / "table.json").read_text())["rows"][0]["suites"] == json.loads(table)["rows"][0]["suites"]
+
+
+def test_a_stop_asked_for_in_the_last_stage_is_no_interruption(ran: tuple[Path, Path], tmp_path: Path) -> None:
+    """All is done by then: the next --from of a stage must begin afresh."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(ran[1], run_dir)
+    recipe = load_recipe(str(ran[0]))
+
+    class StopsInTheTable:
+        def on_stage(self, stage: str, config: Any, first_step: int) -> None: ...
+        def on_message(self, text: str) -> None: ...
+        def on_step(self, stage: str, step: int, metrics: Any) -> None:
+            if stage == "table" and step == recipe.stages["table"].num_steps - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    run_recipe(recipe, run_dir, [StopsInTheTable()], again_from="table")
+    assert actions(recipe, run_dir, again_from="table")["table"] == "again"
+    assert not (run_dir / "again.json").exists()
+
+
+def test_what_is_evaluated_decides_samples_only_where_files_of_samples_come_in(tmp_path: Path) -> None:
+    def keys(extra: str, num_problems: int) -> dict[str, str]:
+        overrides = [f"table.suites.sums.num_problems={num_problems}"]
+        return load_recipe(str(micro(tmp_path, extra)), overrides).keys()
+
+    sft = '[stages.sft]\nkind = "sft"\nnum_steps = 1\noptim = {{ learning_rate = 1e-3 }}\ndata = [{}]\n'
+    collect = '[stages.chains]\nkind = "cold_start"\nnum_steps = 1\nmax_completion_tokens = 8\n'
+    collect += 'tasks = [{ spec = "toy:running_total" }]\n'
+    of_file, of_stage = sft.format('"mine.jsonl"'), collect + sft.format('"chains"')
+    assert keys(of_file, 3)["sft"] != keys(of_file, 4)["sft"]
+    assert keys(of_stage, 3)["sft"] == keys(of_stage, 4)["sft"]
+    recipe = load_recipe(str(micro(tmp_path, of_file)))
+    asked = evaluated_questions(recipe)
+    suite = ProblemStream(recipe.evaluations()[-1].tasks, recipe.seed, 0.1).held_out(3)
+    assert {problem.content_hash for problem in suite} <= asked
+
+
+def test_another_stage_whose_name_begins_alike_is_not_this_ones_past(tmp_path: Path) -> None:
+    run = Run(tmp_path, load_recipe(str(MICRO)), [], place("cpu", "local-cpu"))
+    for name in ("data-0123456789ab-10", "data-abcdef012345-2", "data-2-0123456789ab-1", "data-0123456789ab-x"):
+        (tmp_path / "superseded" / name).mkdir(parents=True)
+    assert [path.name for path in run.superseded_dirs("data")] == ["data-abcdef012345-2", "data-0123456789ab-10"]
+    assert [path.name for path in run.superseded_dirs("data-2")] == ["data-2-0123456789ab-1"]

@@ -1,10 +1,11 @@
 """What every table of a recipe is: frozen, typed, and strict about the keys it knows."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 SOURCE = "source"
 """In place of a stage's name: the model of the recipe's [model] table."""
@@ -32,6 +33,16 @@ class Config(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key {key!r}{closest(key, cls.model_fields)}")
         return data
+
+
+def _names_a_folder(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ValueError(f"{name!r} becomes the name of files: up to 64 letters, digits, _ and -, the first no - or _")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_names_a_folder)]
+"""Of a stage or a suite."""
 
 
 def closest(word: str, allowed: Sequence[str] | Mapping[str, Any]) -> str:

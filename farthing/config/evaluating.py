@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from farthing.config.base import SOURCE, Config, Count, NonNegative
+from farthing.config.base import SOURCE, Config, Count, Name, NonNegative
 from farthing.config.parts import RewardConfig, TaskConfig
 from farthing.config.stages import Leaves, StageConfig
 
@@ -32,7 +32,7 @@ class EvaluateConfig(StageConfig):
     purpose: Literal["train", "data", "experiment"] = "experiment"
     models: Annotated[list[str], Field(min_length=1)]
     """Stages that leave a model, or "source"."""
-    suites: Annotated[dict[str, SuiteConfig], Field(min_length=1)]
+    suites: Annotated[dict[Name, SuiteConfig], Field(min_length=1)]
     num_slots: Count = 256
     num_steps: Count = 1
     """Follows: one step for each model on each suite."""

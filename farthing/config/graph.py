@@ -54,6 +54,8 @@ def ancestors(stages: Mapping[str, StageConfig], name: str) -> set[str]:
 def check_graph(stages: Mapping[str, StageConfig]) -> None:
     """ValueError where a stage reads one that does not exist, comes later, reads it in turn, or leaves something else."""
     for name in stages:
+        if name in (SOURCE, OWN):
+            raise ValueError(f"a stage cannot be called {name!r}: that stands for a model that no stage leaves; rename it")
         for other in inputs_of(stages, name):
             if other not in stages:
                 raise ValueError(
@@ -102,13 +104,17 @@ def _left_out(table: Config) -> dict[str, Any]:
     return {name: keys for name, keys in inner.items() if keys} | dict.fromkeys(table.left_out_of_key(), True)
 
 
-def stage_keys(stages: Mapping[str, StageConfig], common: Mapping[str, Any]) -> dict[str, str]:
-    """Stage -> its key; `common` is what decides every stage alike (seed, precision, prompt, the source model)."""
+def stage_keys(
+    stages: Mapping[str, StageConfig], common: Mapping[str, Any], more: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Stage -> its key; `common` is what decides every stage alike (seed, precision, prompt, the source model), `more` what
+    decides one beside its own table."""
     keys: dict[str, str] = {}
     for name, config in stages.items():
         inputs = {other: keys[other] for other in inputs_of(stages, name)}
         starts = {"model": model_input(stages, name)}
         content = {"name": name, "stage": decisive(config), "starts": starts, "inputs": inputs, "common": dict(common)}
+        content |= more.get(name, {})
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         keys[name] = hashlib.sha256(text.encode()).hexdigest()
     return keys

@@ -3,16 +3,20 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from farthing.config.base import SOURCE, Config, Count
+from farthing.config.base import SOURCE, Config, Count, Name
+from farthing.config.collecting import RejectionSamplingConfig
+from farthing.config.distill import DistillConfig
+from farthing.config.evaluating import EvaluateConfig
 from farthing.config.graph import OWN, check_graph, decisive, model_input, stage_keys
-from farthing.config.kinds import AnyStage
+from farthing.config.kinds import AnyStage, AskingStage
 from farthing.config.model import ModelConfig, PromptConfig
 from farthing.config.parts import BudgetConfig, TaskConfig
-from farthing.config.preference import PreferenceSource
+from farthing.config.preference import AlignConfig, PreferenceSource
+from farthing.config.stages import SftConfig, StageConfig
 from farthing.models.shape import ModelShape
 
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp8"]
@@ -31,6 +35,17 @@ class HardwareConfig(Config):
     source: str
     prompt_tokens: Count = 128
     """Mean length of a prompt."""
+
+
+class HeldOut(NamedTuple):
+    """Problems that models are asked and none may have learnt."""
+
+    tasks: list[TaskConfig]
+    test_share: float
+    num_problems: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self._asdict(), "tasks": [task.model_dump(mode="json") for task in self.tasks]}
 
 
 class Recipe(BudgetConfig):
@@ -61,7 +76,7 @@ class Recipe(BudgetConfig):
     hardware: HardwareConfig | None = None
     planned_shape: ModelShape | None = None
     """The model's shape where its weights are not at hand."""
-    stages: Annotated[dict[str, AnyStage], Field(min_length=1)]
+    stages: Annotated[dict[Name, AnyStage], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _gpu_has_its_price(self) -> "Recipe":
@@ -121,7 +136,37 @@ class Recipe(BudgetConfig):
 
     def keys(self) -> dict[str, str]:
         """Stage -> the key that names what it makes; see graph.py."""
-        return stage_keys(self.stages, self.common())
+        return stage_keys(self.stages, self.common(), {name: self.also_decides(name) for name in self.stages})
+
+    def also_decides(self, stage: str) -> dict[str, Any]:
+        """What decides a stage's result beside its own table: of one that learns samples, where files of samples come in, all
+        that the recipe evaluates on, for samples of such questions are left out. Stages' own samples are of other problems."""
+        config = self.stages[stage]
+        learns_samples = isinstance(config, SftConfig | DistillConfig) and config.data
+        if not learns_samples or not any(sample_files(other) for other in self.stages.values()):
+            return {}
+        return {"evaluations": [evaluation.to_json() for evaluation in self.evaluations()]}
+
+    def evaluations(self) -> list[HeldOut]:
+        """All held-out problems that the recipe asks its models."""
+        found = []
+        for config in self.stages.values():
+            if isinstance(config, EvaluateConfig):
+                found += [HeldOut(suite.tasks, suite.test_share, suite.num_problems) for suite in config.suites.values()]
+            if isinstance(config, AskingStage) and config.eval is not None:
+                general = [p.tasks for p in config.prompts.values()] if isinstance(config, AlignConfig) else []
+                listed = [tasks for tasks in (config.tasks, *general) if tasks]
+                found += [HeldOut(tasks, config.test_share, config.eval.num_problems) for tasks in listed]
+        return found
+
+
+def sample_files(config: StageConfig) -> list[str]:
+    """Every file of samples that a stage names."""
+    if isinstance(config, DistillConfig | SftConfig):
+        return config.data_files
+    if isinstance(config, RejectionSamplingConfig) and config.general is not None:
+        return config.general.files
+    return []
 
 
 def held_out_shares(table: Config, share: float = 0.0) -> Iterator[tuple[str, float]]:

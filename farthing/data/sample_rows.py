@@ -39,7 +39,7 @@ class SampleRows:
         self._ends, self._prompts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ends", "prompts"))
         counted = json.loads((folder / "identity.json").read_text())
         self.num_dropped, self.num_leaked = int(counted["dropped"]), int(counted["leaked"])
-        """Samples left out because they were too long, and because the stage is evaluated on their questions."""
+        """Samples left out because they were too long, and because models are evaluated on their questions."""
         places = np.load(folder / "places.npy", mmap_mode="r")
         self._train, self._held_out = np.flatnonzero(places >= held_out_share), np.flatnonzero(places < held_out_share)
         if not len(self._train):
@@ -109,7 +109,7 @@ def tokenise_samples(
 ) -> None:
     """Writes every sample's tokens; does nothing where that was done from the same `files` (path -> sha256), in the same way.
 
-    Samples of questions in `held_out` (hashes of the problems that the stage is evaluated on) are left out, and counted.
+    Samples of questions in `held_out` (hashes of the problems that models are evaluated on) are left out, and counted.
     DataError for a text that the tokenizer cannot write, a completion without the recipe's prefill, and, unless `too_long` is
     "drop", a sample of more than `max_positions` tokens.
     """
@@ -142,7 +142,7 @@ def tokenise_samples(
                 prompts.append(row.num_prompt)
                 places.append(place_of(sample.question))
     if leaked and not ends and not dropped:
-        raise DataError(f"all {leaked:,} samples are of questions that the stage is evaluated on; give others, or no eval")
+        raise DataError(f"all {leaked:,} samples are of questions that models of this recipe are evaluated on; give others")
     _require_fit(dropped, len(ends), max_positions, too_long)
     np.save(partial / "ends.npy", np.array(ends))
     np.save(partial / "prompts.npy", np.array(prompts))

@@ -37,6 +37,11 @@ class Helper(Protocol):
     def counts(self) -> dict[str, float]:
         """For the stage's result."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it was asked so far, for a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
 
 def open_helper(stage: Stage[Any], role: Role, config: AskedConfig) -> Helper:
     """Ready to be asked; what is missing (a price, a key, a folder) is an error now and not after hours."""
@@ -63,6 +68,12 @@ class AtEndpoint:
 
     def counts(self) -> dict[str, float]:
         return self.answers.counts()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.answers.num_asked, "refused": self.answers.num_refused}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.answers.num_asked, self.answers.num_refused = int(state["asked"]), int(state["refused"])
 
 
 class OnThisMachine:
@@ -108,6 +119,12 @@ class OnThisMachine:
 
     def counts(self) -> dict[str, float]:
         return {f"{self.role}_asked": float(self.num_asked), f"{self.role}_refused": float(self.num_refused)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.num_asked, "refused": self.num_refused}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.num_asked, self.num_refused = int(state["asked"]), int(state["refused"])
 
 
 def nth_times(prompts: Sequence[str]) -> list[int]:

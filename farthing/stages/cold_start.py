@@ -46,6 +46,8 @@ def train(stage: Stage[ColdStartConfig]) -> None:
         teacher = open_helper(stage, "teacher", config.teacher) if config.teacher else None
         kept = Collection(run.stage_dir(stage.name) / DATA_FILE, config, stage.name, config.num_samples)
         parts: dict[str, Stateful] = {"stream": stream, "kept": kept}
+        if teacher is not None:
+            parts["teacher"] = teacher
         first = num_done = stage.resume(parts)
         kept.open()
     if teacher is not None:

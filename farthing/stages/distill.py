@@ -41,7 +41,6 @@ from farthing.stages.stage import (
     open_samples,
     training_flops,
 )
-from farthing.tasks.problem import Problem
 from farthing.tasks.stream import ProblemStream
 
 
@@ -52,7 +51,7 @@ def train(stage: Stage[DistillConfig]) -> None:
         teacher = open_teacher(stage)
         stream = open_tasks(stage)
         problems = held_out(stream, stage.config.eval) if stream is not None else []
-        samples = None if stage.config.method == "on_policy" else open_data(stage, teacher, problems)
+        samples = None if stage.config.method == "on_policy" else open_data(stage, teacher)
         config = stage.config
         model.recompute_activations = config.recompute_activations
         optimizer = stage.optimizer()
@@ -116,11 +115,11 @@ def open_teacher(stage: Stage[DistillConfig]) -> Decoder | None:
     return teacher.requires_grad_(False)
 
 
-def open_data(stage: Stage[DistillConfig], teacher: Decoder | None, problems: list[Problem]) -> SampleRows:
+def open_data(stage: Stage[DistillConfig], teacher: Decoder | None) -> SampleRows:
     """The rows of `data`, without those of `problems`. With `epochs`, the stage's number of steps becomes what they take."""
     config = stage.config
     max_positions = min(m.shape.max_positions for m in (stage.model, teacher) if m is not None)
-    samples = open_samples(stage, config.data, max_positions, config.too_long, problems)
+    samples = open_samples(stage, config.data, max_positions, config.too_long)
     if config.epochs:
         num_steps = min(config.num_steps, samples.num_steps(config.epochs, config.batch_samples))
         stage.run.message(f"{len(samples):,} samples, {num_steps:,} steps of {config.batch_samples}")

@@ -4,6 +4,7 @@ The table of checkpoints of DeepSeek-R1 (arXiv:2501.12948, table 3). Every model
 One step is one model on one suite; its result is a file of its own, so a killed attempt loses at most one.
 """
 
+from pathlib import Path
 from typing import Any
 
 from farthing.config.evaluating import EvaluateConfig, SuiteConfig
@@ -24,10 +25,11 @@ def train(stage: Stage[EvaluateConfig]) -> None:
     run, config = stage.run, stage.config
     cells = [(model, suite) for model in config.models for suite in config.suites]
     results = {cell: read_json(path) for cell in cells if (path := cell_path(stage, cell)).is_file()}
-    run.begin_stage(stage.name, config, len(results))
+    first = next((number for number, cell in enumerate(cells) if cell not in results), len(cells))
+    run.begin_stage(stage.name, config, first)
     opened, engine, renderer = "", None, stage.renderer
 
-    for step in run.steps(config.num_steps, len(results)):
+    for step in run.steps(config.num_steps, first):
         model, suite = cell = cells[step]
         if engine is None or model != opened:
             with run.phase("setup"):
@@ -45,8 +47,9 @@ def train(stage: Stage[EvaluateConfig]) -> None:
     stage.finish_file(TABLE, {"evaluations": float(len(cells))})
 
 
-def cell_path(stage: Stage[EvaluateConfig], cell: tuple[str, str]) -> Any:
-    return stage.run.stage_dir(stage.name) / f"eval_{cell[0]}_{cell[1]}.json"
+def cell_path(stage: Stage[EvaluateConfig], cell: tuple[str, str]) -> Path:
+    # no name has a dot: joined by a character that names may have, two cells could share a file
+    return stage.run.stage_dir(stage.name) / f"eval_{cell[0]}.{cell[1]}.json"
 
 
 def open_model(stage: Stage[EvaluateConfig], name: str) -> tuple[Engine, Renderer]:

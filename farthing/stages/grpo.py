@@ -133,7 +133,7 @@ def collect(
     where accuracy is measured: a policy that gets nearly everything right would look worse by what is left.
     """
     run, config = stage.run, stage.config
-    groups_P = sample_and_score(stage, engine, prompts.take(config.num_prompts), prompts, score, (step, 0))
+    groups_P, seconds = sample_and_score(stage, engine, prompts.take(config.num_prompts), prompts, score, (step, 0))
     rewards_PG = reward_values(groups_P, config.max_completion_tokens, config.overlong_buffer)
     sampled = list(groups_P)
     for attempt in range(1, config.dynamic_sampling + 1):
@@ -141,12 +141,12 @@ def collect(
         if not flat:
             break
         problems = prompts.replace([groups_P[index][0].problem for index in flat])
-        fresh = sample_and_score(stage, engine, problems, prompts, score, (step, attempt))
-        sampled += fresh
+        fresh, more = sample_and_score(stage, engine, problems, prompts, score, (step, attempt))
+        sampled, seconds = sampled + fresh, seconds + more
         for index, group in zip(flat, fresh, strict=True):
             groups_P[index] = group
         rewards_PG = reward_values(groups_P, config.max_completion_tokens, config.overlong_buffer)
-    run.log(resampled_groups=len(sampled) - len(groups_P))
+    run.log(resampled_groups=len(sampled) - len(groups_P), rollout_tokens_per_s=sampled_tokens(sampled) / seconds)
     return groups_P, rewards_PG, sampled
 
 
@@ -157,21 +157,19 @@ def sample_and_score(
     prompts: Prompts,
     score: Score,
     place: tuple[int, int],
-) -> list[Group]:
-    """Scored groups, one for each problem; on the clock as rollout and reward."""
+) -> tuple[list[Group], float]:
+    """Scored groups, one for each problem, and the seconds that sampling took; on the clock as rollout and reward."""
     run, config = stage.run, stage.config
     with run.phase("rollout") as spent:
         groups = stage.sample(engine, problems, sampling_params(config), config.group_size, *place)
-    tokens_out = sampled_tokens(groups)
-    run.log(rollout_tokens_per_s=tokens_out / spent.seconds)
     with run.phase("reward"):
         scored = score(groups)
         for r in (r for group in scored for r in group):
             if r.reward is not None:
                 prompts.record(r.problem, r.reward.accuracy)
         flat_P = is_flat(reward_values(scored, config.max_completion_tokens, config.overlong_buffer)).tolist()
-    run.waste("rollout", of=tokens_out, **wasted_tokens(scored, flat_P))
-    return scored
+    run.waste("rollout", of=sampled_tokens(groups), **wasted_tokens(scored, flat_P))
+    return scored, spent.seconds
 
 
 def log_step(

@@ -57,6 +57,8 @@ def train(stage: Stage[RejectionSamplingConfig]) -> None:
         parts: dict[str, Stateful] = {"stream": stream, "kept": kept}
         if general is not None:
             parts["general"] = general
+        if judge is not None:
+            parts["judge"] = judge
         first = num_done = stage.resume(parts)
         kept.open()
     if judge is not None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from farthing.attempt import file_sha256
 from farthing.checkpoint import CheckpointStore, load_state
-from farthing.config import EvalConfig, OptimConfig, RewardConfig, StageConfig
+from farthing.config import EvalConfig, OptimConfig, Recipe, RewardConfig, StageConfig
 from farthing.config.base import SOURCE
 from farthing.data.batches import Microbatch
 from farthing.data.sample_rows import SampleRows, TooLong, tokenise_samples
@@ -295,11 +295,10 @@ def open_samples(
     data: Sequence[str],
     max_positions: int,
     too_long: TooLong,
-    problems: Sequence[Problem],
     held_out_share: float = 0.0,
 ) -> SampleRows:
     """The rows of `data`: what other stages left, and files of samples; tokenised once, into the run directory. Without those
-    of `problems`, which the stage is evaluated on."""
+    of questions that this recipe evaluates any model on."""
     run, needed = stage.run, stage.config.needs()
     files: dict[Path, str] = {}
     for name in data:
@@ -307,13 +306,19 @@ def open_samples(
         path = stage.file_of(name) if name in needed else Path(name)
         files[path] = str(run.info["inputs"][name] if result is None else result["sha256"])
     folder = run.dir / "corpus" / stage.name
-    tokenise_samples(files, stage.renderer, folder, max_positions, too_long, {p.content_hash for p in problems})
+    tokenise_samples(files, stage.renderer, folder, max_positions, too_long, evaluated_questions(run.recipe))
     samples = SampleRows(folder, stage.seed, held_out_share)
     if samples.num_leaked:
-        run.message(f"{stage.name}: {samples.num_leaked:,} samples of questions that it is evaluated on dropped")
+        run.message(f"{stage.name}: {samples.num_leaked:,} samples of questions that models are evaluated on dropped")
     if samples.num_dropped:
         run.message(f"{samples.num_dropped:,} samples of more than {max_positions:,} tokens dropped, {len(samples):,} kept")
     return samples
+
+
+def evaluated_questions(recipe: Recipe) -> set[str]:
+    """Content hashes of all held-out problems that the recipe asks."""
+    asked = ((ProblemStream(e.tasks, recipe.seed, e.test_share), e.num_problems) for e in recipe.evaluations())
+    return {problem.content_hash for stream, count in asked for problem in stream.held_out(count)}
 
 
 def held_out(stream: ProblemStream, config: EvalConfig | None) -> list[Problem]:

@@ -112,6 +112,7 @@ def correct(
 
     from farthing.ledger.charges import correct as enter
     from farthing.ledger.entries import Ledger
+    from farthing.summary import is_running
 
     try:
         amount = Decimal(usd)
@@ -120,6 +121,8 @@ def correct(
     book = run / "ledger.sqlite"
     if not book.is_file():
         raise RunError(f"{run} is no run directory: it has no ledger. See yours with `farthing runs`")
+    if is_running(run):
+        raise RunError(f"a process is working on {run}; correct its ledger when it has ended")
     with Ledger.open(book) as ledger:
         entry = enter(ledger, seq, reason, amount)
     typer.echo(f"entry {entry.seq} corrects {seq} by {entry.usd:f} USD")

@@ -160,7 +160,7 @@ def test_what_differs_between_two_tokenizers_is_said() -> None:
     assert "the end of text is" in abc.difference(Tokenizer(abc.backend, eos_id=1))
 
 
-def test_questions_that_the_stage_is_evaluated_on_are_left_out_and_counted(write: Write) -> None:
+def test_questions_that_models_are_evaluated_on_are_left_out_and_counted(write: Write) -> None:
     path, folder = write(lines(10)), write(lines(10)).parent / "rows"
     asked = {Problem(f"{i}+0?", "", "t").content_hash for i in (3, 7, 99)}
     tokenise_samples({path: file_sha256(path)}, Renderer(CHARACTERS), folder, 64, held_out=asked)
@@ -171,5 +171,5 @@ def test_questions_that_the_stage_is_evaluated_on_are_left_out_and_counted(write
     tokenise_samples({path: file_sha256(path)}, Renderer(CHARACTERS), folder, 64)
     assert SampleRows(folder, seed=0).num_leaked == 0
     everything = {Problem(f"{i}+0?", "", "t").content_hash for i in range(10)}
-    with pytest.raises(DataError, match="all 10 samples are of questions that the stage is evaluated on"):
+    with pytest.raises(DataError, match="all 10 samples are of questions that models of this recipe are evaluated on"):
         tokenise_samples({path: file_sha256(path)}, Renderer(CHARACTERS), folder, 64, held_out=everything)

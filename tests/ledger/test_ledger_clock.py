@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,8 +14,8 @@ from farthing.clock import PhaseClock, Slice, Stamp, phase_entry
 from farthing.ledger import entry as entry_module
 from farthing.ledger.account import read_account
 from farthing.ledger.bill import make_bill
-from farthing.ledger.charges import price_entries
-from farthing.ledger.entries import Ledger
+from farthing.ledger.charges import correct, price_entries
+from farthing.ledger.entries import EntryFields, Ledger
 from farthing.ledger.entry import Entry
 from farthing.ledger.prices import PriceRecord, load_price_book
 
@@ -121,7 +122,10 @@ def test_a_dead_attempt_is_closed_from_its_heartbeat_once(ledger: Ledger, price:
     clock._beat()
     clock.stop()
     said: list[str] = []
-    assert bury_dead_attempt(ledger, heartbeat, said.append) == 1
+    rate = load_price_book().rate("storage/local-disk", datetime(2026, 11, 1, tzinfo=UTC).date())
+    # what others write between the last beat and the funeral takes none of its time away
+    correct(ledger, next(e.seq for e in ledger.entries() if e.phase), "refunded", Decimal("-0.01"))
+    assert bury_dead_attempt(ledger, tmp_path, rate, said.append) == 1
     tail = [e for e in ledger.entries() if e.outcome == "killed"]
     assert {(e.kind, e.stage, e.step, e.phase) for e in tail} == {
         ("phase", "grpo", 4, "setup"), ("phase", "grpo", 4, "rollout"), ("attempt_end", "", -1, ""),
@@ -131,8 +135,12 @@ def test_a_dead_attempt_is_closed_from_its_heartbeat_once(ledger: Ledger, price:
     for mono_ns, held_ns in flushes(list(ledger.entries())).items():
         assert mono_ns - before == held_ns
         before = mono_ns
-    assert bury_dead_attempt(ledger, heartbeat, said.append) == 1
+    [storage] = [e for e in ledger.entries() if e.kind == "storage"]
+    assert storage.attempt == 1
+    assert json.loads(storage.detail)["held_ns"] == sum(e.held_ns for e in ledger.entries())
+    assert bury_dead_attempt(ledger, tmp_path, rate, said.append) == 1
     assert len(said) == 1
+    assert sum(1 for e in ledger.entries() if e.kind == "storage") == 1
 
 
 def test_a_rented_device_has_no_busy_time_and_a_spot_price_its_own_id() -> None:
@@ -140,3 +148,23 @@ def test_a_rented_device_has_no_busy_time_and_a_spot_price_its_own_id() -> None:
     fields = phase_entry(1, spot, Stamp("grpo", 0, "train", 5), "update", Slice(held_ns=3_600_000_000_000, cpu_ns=9))
     assert (fields["busy_ns"], fields["price"], fields["device"]) == (-1, "h100-80gb@2026-10-05+spot", "h100-80gb")
     assert fields["usd"] == Decimal("2.95")
+
+
+def test_time_is_in_the_book_once_where_ctrl_c_strikes_between_the_commit_and_the_next_line(
+    ledger: Ledger, price: PriceRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = open_clock(ledger, price, tmp_path / "heartbeat.json")
+    append_many = ledger.append_many
+
+    def interrupted(news: Iterable[EntryFields]) -> list[Entry]:
+        append_many(news)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "append_many", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            clock.flush()
+    clock.stop()
+    clock.flush()
+    held_ns = sum(e.held_ns for e in ledger.entries() if e.phase)
+    assert held_ns == clock._mark_ns - clock.start_ns + AGE_NS
