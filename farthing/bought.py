@@ -9,6 +9,7 @@ import datetime
 import json
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,10 @@ class AnswerFile:
 
     path: Path
     name: str = ""
+    whose: str = ""
+    """Host of the endpoint that answered."""
+    rates: list[RateRecord] = field(default_factory=list)
+    """Of tokens in and out, as they were when the first was bought."""
     num_rows: int = 0
     num_paid: int = 0
     num_estimated: int = 0
@@ -52,17 +57,21 @@ class AnswerFile:
             for line in file:
                 row = _parsed(line)
                 if HEADER in row:
-                    self.name = str(row[HEADER])
+                    self.name, self.whose = str(row[HEADER]), str(row.get("whose", ""))
+                    self.rates = [RateRecord.model_validate(rate) for rate in row.get("rates", [])]
                     self.num_paid = num_paid.get(self.name, 0)
                 elif "key" in row:
                     self._note(str(row["key"]), at, _answer(row))
                 at += len(line)
 
+    def open(self, whose: str, rates: Sequence[RateRecord]) -> None:
+        """Writes the header, where there is none: what has been bought is paid at its own price, whatever is asked later."""
+        if not self.name:
+            self.name, self.whose, self.rates = uuid.uuid4().hex, whose, list(rates)
+            append_line(self.path, {HEADER: self.name, "whose": whose, "rates": [r.model_dump(mode="json") for r in rates]})
+
     def add(self, key: str, answer: Answer) -> None:
         """`key` is empty for an answer that was paid for and is of no use."""
-        if not self.name:
-            self.name = uuid.uuid4().hex
-            append_line(self.path, {HEADER: self.name})
         counts = {"tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out, "estimated": answer.is_estimated}
         line = {"key": key, "text": answer.text, **counts}
         append_line(self.path, line)
@@ -106,13 +115,16 @@ class BoughtAnswers:
         order = list(new)
         refused: dict[str, str] = {}
         try:
-            for place, answer in self.endpoint.answers(list(new.values())):
-                key = order[place]
-                if answer.refusal:
-                    refused[key] = answer.refusal
-                else:
-                    self.files[-1].add(key, answer)
+            with closing(self.endpoint.answers(list(new.values()))) as answers:
+                for place, answer in answers:
+                    if answer.refusal:
+                        refused[order[place]] = answer.refusal
+                    else:
+                        self._keep(order[place], answer)
         except BaseException:
+            for place, answer in self.endpoint.take_late():
+                if not answer.refusal:
+                    self._keep(order[place], answer)
             self._keep_spoilt()
             self.settle()
             raise
@@ -133,8 +145,11 @@ class BoughtAnswers:
                 continue
             tokens_in, tokens_out = (sum(getattr(a, name) for a in file.unpaid) for name in ("tokens_in", "tokens_out"))
             upto = f"{file.name}:{file.num_rows}"
-            whose, what = urlsplit(self.config.base_url).netloc, self.config.priced_as
-            self.run.buy(self.book, Purchase(whose, what, self.role, tokens_in, tokens_out, len(file.unpaid), upto))
+            book, whose, what = self.book, urlsplit(self.config.base_url).netloc, self.config.priced_as
+            if file.rates and file.rates[0].item != f"api/{what}/in":  # bought before the recipe named another
+                whose, what = file.whose, file.rates[0].item.removeprefix("api/").removesuffix("/in")
+                book = with_rates(book, file.rates)
+            self.run.buy(book, Purchase(whose, what, self.role, tokens_in, tokens_out, len(file.unpaid), upto))
             file.unpaid, file.num_paid = [], file.num_rows
 
     def counts(self) -> dict[str, float]:
@@ -157,9 +172,13 @@ class BoughtAnswers:
         assert file is not None, "it has just been asked"
         return file.text(key)
 
+    def _keep(self, key: str, answer: Answer) -> None:
+        self.files[-1].open(urlsplit(self.config.base_url).netloc, rates(self.config, self.book))
+        self.files[-1].add(key, answer)
+
     def _keep_spoilt(self) -> None:
         for answer in self.endpoint.take_spoilt():
-            self.files[-1].add("", answer)
+            self._keep("", answer)
 
     def _paid_rows(self, stage: str) -> dict[str, int]:
         """Name of a file of answers -> how many of its rows the ledger has paid."""
@@ -196,10 +215,15 @@ def priced(config: EndpointConfig) -> PriceBook:
             )
             for way, usd in ways
         ]
-        names = {rate.item for rate in own}
-        book = replace(book, rates=(*(rate for rate in book.rates if rate.item not in names), *own))
+        book = with_rates(book, own)
     rates(config, book)
     return book
+
+
+def with_rates(book: PriceBook, own: Sequence[RateRecord]) -> PriceBook:
+    """The book with `own` in place of all that it has of the same items."""
+    names = {rate.item for rate in own}
+    return replace(book, rates=(*(rate for rate in book.rates if rate.item not in names), *own))
 
 
 def rates(config: EndpointConfig, book: PriceBook) -> list[RateRecord]:

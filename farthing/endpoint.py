@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -85,6 +85,7 @@ class Endpoint:
         self.num_lost = 0
         """Requests whose answer was late or unreadable: whoever serves them may bill them, and their tokens are not known."""
         self._spoilt: list[Answer] = []
+        self._late: list[tuple[int, Answer]] = []
         self._lock, self._stop = threading.Lock(), threading.Event()
         proxies = [urllib.request.ProxyHandler({})] if is_this_machine(config.base_url) else []
         self._opener = urllib.request.build_opener(_NoRedirect(), *proxies)
@@ -101,9 +102,14 @@ class Endpoint:
             taken, self._spoilt = self._spoilt, []
         return taken
 
-    def answers(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Answer]]:
+    def take_late(self) -> list[tuple[int, Answer]]:
+        """(place, answer) of what was under way when whoever asked stopped listening."""
+        taken, self._late = self._late, []
+        return taken
+
+    def answers(self, chats: Sequence[Chat]) -> Generator[tuple[int, Answer]]:
         """(place, answer) as they come. EndpointError where a chat has none after all retries; every answer that was under way
-        has been yielded by then."""
+        has been yielded by then. Closed before its end it waits for what is under way, for `take_late`."""
         self._stop.clear()
         todo = iter(enumerate(chats))
         running: dict[Future[Answer], int] = {}
@@ -118,14 +124,18 @@ class Endpoint:
                     if not running:
                         break
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        place = running.pop(future)
                         try:
-                            yield place, future.result()
+                            answer = future.result()
                         except EndpointError as error:
                             failed = failed or error
                             self._stop.set()
+                            del running[future]
+                            continue
+                        place = running.pop(future)
+                        yield place, answer
             finally:
                 self._stop.set()
+                self._late += [(running[f], f.result()) for f in wait(running).done if f.exception() is None]
         if failed is not None:
             raise failed
 

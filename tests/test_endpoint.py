@@ -156,6 +156,21 @@ def test_answers_that_were_under_way_come_before_the_error() -> None:
     assert len(server.requests) == 3
 
 
+def test_answers_that_were_under_way_when_nobody_listens_any_more_are_kept() -> None:
+    def behave(n: int, body: dict[str, Any]) -> Reply:
+        time.sleep(0.0 if asked(body) == "a" else 0.1)
+        return echo(n, body)
+
+    with serving(behave) as server:
+        endpoint = Endpoint(config(server.url, concurrency=3))
+        answers = endpoint.answers([chat(t) for t in ("a", "b", "c", "d", "e")])
+        assert next(answers)[0] == 0
+        answers.close()
+        assert sorted((place, one.text) for place, one in endpoint.take_late()) == [(1, "echo b"), (2, "echo c")]
+        assert endpoint.take_late() == []
+    assert len(server.requests) == 3
+
+
 def test_tokens_are_what_the_endpoint_says_or_more_than_there_can_have_been() -> None:
     replies = [answer("four", 12, 3), answer(None, 12, 0), (200, b'{"choices": [{"message": {"content": "four"}}]}', {})]
     with serving(lambda n, body: replies[n]) as server:

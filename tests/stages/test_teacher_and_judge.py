@@ -178,6 +178,34 @@ def test_what_a_killed_attempt_had_not_paid_is_paid_once(ready: Path, tmp_path: 
     assert len(server.requests) == len(found)
 
 
+def test_what_was_not_paid_is_paid_at_its_own_price_where_the_recipe_has_another_model_since(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, calls = BoughtAnswers.settle, []
+
+    def die_later(self: BoughtAnswers) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        settle(self)
+
+    with serving(rewriting) as server:
+        path = recipe(tmp_path, server, 'prompt = "{completion}"')
+        with monkeypatch.context() as patch:
+            patch.setattr(BoughtAnswers, "settle", die_later)
+            run(path, ready)
+        first = answers(ready)
+        assert bought(ready) == []
+        dearer = PRICE.replace('"2"', '"20"').replace('"8"', '"80"')
+        other = recipe(tmp_path, server, 'prompt = "{completion}"', dearer)
+        other.write_text(other.read_text().replace("Teacher:7B", "Teacher:70B"))
+        assert run(other, ready).returncode == 0
+    [old, *new] = bought(ready)
+    assert (old.price, old.tokens_out) == ("api/teacher-7b/in@2026-01-01", sum(row["tokens_out"] for row in first))
+    assert old.usd == Decimal(sum(2 * row["tokens_in"] + 8 * row["tokens_out"] for row in first)).scaleb(-6)
+    assert {entry.price for entry in new} == {"api/teacher-70b/in@2026-01-01"}
+
+
 def answers_read(run_dir: Path) -> list[dict[str, Any]]:
     found = []
     for line in (run_dir / "stages" / "cold_start" / "teacher_answers.jsonl").read_text().splitlines():
