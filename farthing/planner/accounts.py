@@ -220,7 +220,8 @@ def _dollars(account: Account, claim: Claim, usd_parts: list[Part]) -> Check:
     """Dollars without time: at best consistent if they mean one of the parts."""
     assert claim.usd is not None
     total, said = parts(account)[0], spoken(claim.usd, money=True)
-    if usd_parts and claim.usd.high < total_of(account) * 3:
+    is_bound = claim.usd.is_open or not claim.usd.low
+    if usd_parts and (is_bound or claim.usd.high < total_of(account) * 3):
         part = usd_parts[0]
         says = f"{said} is what {account.source} gives for {part.name}: {account.includes}."
         if claim.boundary == "full development":
@@ -303,13 +304,14 @@ def _not_development(account: Account, says: str) -> Check:
 
 
 def _slipped(account: Account, usd: Interval) -> Part | None:
-    """The same three digits, another power of ten."""
+    """The same three digits, another power of ten; a bound has no digits of its own."""
+    if usd.is_open or not usd.low:
+        return None
     for part in parts(account):
         for power in (-3, -2, -1, 1, 2, 3):
             if (
                 part.usd
                 and len(part.usd.normalize().as_tuple().digits) > 1
-                and usd.low > 0
                 and usd.meets(exactly(part.usd.scaleb(power)).widened(0.005))
             ):
                 return part

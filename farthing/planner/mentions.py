@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from farthing.planner.interval import Interval, exactly
-from farthing.planner.names import Names, letters, mark_names
+from farthing.planner.names import ANY_DEVICE, Names, letters, mark_names
 from farthing.planner.numerals import Numeral, numerals
 from farthing.planner.patterns import ASIDE, NODE, PATTERNS
 from farthing.planner.units import ENERGY_KWH, FLOP_PREFIXES, HOURS, MASS_TONNES
@@ -99,10 +99,14 @@ def _mention(kind: str, match: re.Match[str], table: dict[str, Numeral], names: 
     numeral = table[groups["n"]] if groups.get("n") else None
     second = table[groups["n2"]] if groups.get("n2") else None
     value = numeral.value if numeral else exactly(1)
-    if numeral and numeral.unhedged and kind == "hours" and _DURING.search(match.string[: match.start()][-30:]):
+    passing = {"hours": _DURING, "tokens": _PASSES}.get(kind)
+    if numeral and numeral.unhedged and passing and passing.search(match.string[: match.start()][-30:]):
         value = numeral.unhedged
     mark = groups.get("d") or groups.get("dn")
     device = names.devices[mark] if mark else None
+    if device == ANY_DEVICE:  # a 2,048-GPU H800 cluster: the name comes after the general word
+        named = {names.devices[d] for d in re.findall(r"@([a-z]+)@", match[0])} - {ANY_DEVICE}
+        device = named.pop() if len(named) == 1 else device
     mention = Mention(
         kind, value, match.start(), match.end(), numeral.raw if numeral else match[0].strip(), "", device,
         bool(numeral and numeral.is_count) or numeral is None, numeral.other if numeral else None,
@@ -115,12 +119,20 @@ _DURING = re.compile(
     r"(?<!for )(?<!took )(?<!takes )(?<!taking )(?<!needed )(?<!required )(?<!lasted )(?<!well )(?<!just )(?<!ran )\bover $"
 )
 """Over 80 hours: in the course of them, unless a verb of lasting goes before."""
+_PASSES = re.compile(r"\b(?:epochs?|passes) over (?:the )?$")
+"""Two epochs over 600B tokens: these are no more than 600B."""
 Groups = dict[str, str | None]
 Reader = Callable[[Mention, Groups, Numeral | None, str], Mention | None]
 
 
 def _as_it_is(mention: Mention, _groups: Groups, _second: Numeral | None, _raw: str) -> Mention | None:
     return mention
+
+
+_MOST_PER_HOUR = 50
+"""Dollars: no device-hour costs more, and nothing that is bought costs less."""
+_LONGEST_RUN = 50_000
+"""Hours, nearly six years: more of them are of many devices, whether or not it says so."""
 
 
 def _money(mention: Mention, groups: Groups, second: Numeral | None, raw: str) -> Mention | None:
@@ -133,7 +145,9 @@ def _money(mention: Mention, groups: Groups, second: Numeral | None, raw: str) -
     if kind == "price" and re.search(rf"(?<!per){NODE}|cluster", raw):
         kind = "node_price"
     if kind == "each":  # of a device-hour or of a device: no hour costs $50, no device less
-        kind = "hourly" if value.high <= 50 else "purchase"
+        kind = "hourly" if value.high <= _MOST_PER_HOUR else "purchase"
+    if kind == "at":  # 480,000 device-hours at $2.50
+        kind = "hourly" if value.high <= _MOST_PER_HOUR else "usd"
     if kind == "price" and mention.device is None and not groups.get("d2"):
         kind = "hourly"
     return replace(mention, kind=kind, value=value, unit=_currency(*said))
@@ -158,6 +172,8 @@ def _timed(mention: Mention, groups: Groups, second: Numeral | None, _raw: str) 
     if groups.get("rate"):
         tokens = second.value if second else exactly(Decimal("1e12") if "trillion" in str(groups["rate"]) else Decimal("1e9"))
         return replace(mention, kind=mention.kind + "_per_token", value=value / tokens)
+    if mention.kind == "hours" and value.low > _LONGEST_RUN:
+        return replace(mention, kind="device_hours", value=value)
     return replace(mention, value=value)
 
 
@@ -214,7 +230,7 @@ def _bare_size(mention: Mention, _groups: Groups, _second: Numeral | None, _raw:
 
 
 _READERS: dict[str, Reader] = {
-    "price": _money, "purchase": _money, "usd": _money, "each": _money, "aside_money": _money,
+    "price": _money, "purchase": _money, "usd": _money, "each": _money, "at": _money, "aside_money": _money,
     "device_hours": _timed, "hours": _timed, "minutes": _minutes, "devices": _multiplied,
     "flops": _of_flops, "tflops": _of_flops, "kwh": _energy, "tco2": _carbon, "mfu": _share, "mfu_ratio": _ratio,
     "model_size": _model_size, "bare_size": _bare_size, "nodes_of": _multiplied,

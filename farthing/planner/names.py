@@ -17,6 +17,11 @@ _GENERIC = re.compile(
     r"[gtnx]pus?|accelerators?|chips?|cards?|devices?|"
     r"(?:ai )?processors?|graphics processors?)(?![a-z])(?:'s)?"
 )
+_UNLISTED = re.compile(
+    r"(?i)(?<![a-z0-9])(?:(?:huawei|intel|aws|amazon|google|meta) )?(?:ascend|gaudi|trainium|inferentia|mtia|tpu|maia|wse)"
+    r"[ -]?v?\d\w*(?:[ -](?:pods?|chips?|cards?|accelerators?))?(?![a-z0-9])"
+)
+"""Devices by name and number of which nothing is known here: their number must not be read as a count."""
 _GLUED_HOURS = re.compile(r"(?<![a-z])([gtnx]pu)(?:h|hrs?|hours?)(?![a-z])")
 _FAMILIES = (
     "deepseek gpt chatgpt llama codellama olmo qwen qwq mistral mixtral gemma phi falcon palm gemini claude "
@@ -33,9 +38,9 @@ _MODEL = re.compile(
     r"(?:deepseek(?:'s)?[ -]?)?r1[ -]?zero|(?:deepseek(?:'s)?[ -]?)r1(?:[ -]?safe)?|r1(?:[ -]?safe)?(?![a-z0-9])|"
     r"deepseek(?:'s)?[ -]?(?:v\d(?:\.\d)?|llm|moe|coder|math)(?:[ -]base)?|"
     r"(?:v3|v2)(?:[ -]base)?(?![a-z0-9.])|o[134](?:-(?:mini|pro|preview))?(?![a-z0-9])|"
-    rf"(?:{_FAMILY})(?:[ -]?v?\d+(?:\.\d+)*(?:o|[ -]turbo)?(?![a-z0-9]))?"
+    rf"(?:{_FAMILY})(?:[ -]?[vk]?\d+(?:\.\d+)*(?:o|[ -]turbo)?(?![a-z0-9]))?"
     rf"(?:[ -](?:base|instruct|chat|math|coder|zero|moe|think|scout|maverick))*"
-    rf"(?:[ -]{_SIZE})?(?![a-z0-9])(?:-[a-z]+(?![a-z]))?|"
+    rf"(?:[ -]{_SIZE})?(?![a-z0-9])(?:-a\d+(?:\.\d+)?b(?![a-z0-9])|-[a-z]+(?![a-z0-9]))?|"
     r"[a-z][a-z0-9.]*(?:-[a-z0-9.]+)*-\d+(?:\.\d+)?[bm](?![a-z0-9])"
     r")(?:'s)?"
 )
@@ -82,6 +87,7 @@ def mark_names(plain_text: str) -> Names:
     """Takes the names out of plain text (see `wording`)."""
     names = Names(_WEB.sub(" ", lower(plain_text)))
     names.text = _device_pattern().sub(lambda m: _device(m, names), names.text)
+    names.text = _UNLISTED.sub(lambda m: _mark(names.devices, ANY_DEVICE, "@"), names.text)
     names.text = _PRECISION.sub(lambda m: _precision(m, names), names.text)
     names.text = _mask_models(names)
     names.text = _GLUED_HOURS.sub(r"\1 hours", names.text)

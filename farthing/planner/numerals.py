@@ -50,7 +50,7 @@ _AFTER = re.compile(
 )
 _RANGE = re.compile(rf" ?(?P<joint>-|to|or|and|through|~)(?: about| around| roughly)? ?(?:{CURRENCY} ?)?$")
 _NEGATIVE = re.compile(
-    rf"(?:^|[^\w\s)] |[a-z] |[(])(?:- ?{CURRENCY}? ?\d[\d,.]*(?![\d,.]*[a-z ]*-)|"
+    rf"(?:^|[^\w\s)] |[a-z] |[(])(?:-(?:{CURRENCY} ?)?\d[\d,.]*(?![\d,.]*[a-z ]*-)|"
     r"\bminus (?:\d[\d,.]*|one|two|three|five|ten)\b)"
 )
 _ABOUT, _NEARLY = Decimal("0.1"), Decimal("0.85")

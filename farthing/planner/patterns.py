@@ -29,11 +29,16 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
     for kind, pattern in [
         (
             "aside_money",
-            rf"{_CUR} ?{_N}(?: ?{_MONEY})? ?(?:/|per|a|an) ?(?:#[a-z]+# |million |one |1m |m |thousand |billion )?(?:(?:input|output) )?(?:tokens?|month|query|request|user|seat|employee|engineer|person|share)\b",
+            rf"{_CUR} ?{_N}(?: ?{_MONEY})? ?(?:/|per|a|an) ?(?:#[a-z]+# |million |one |1m |m |thousand |billion )?(?:(?:input|output) )?(?:tokens?|month|query|request|user|seat|employee|engineer|person|share|kwh|mwh|kilowatt[ -]?hour)\b",
+        ),
+        ("aside_money", rf"{_N} ?{_MONEY} ?(?:/|per|an?) ?(?:kwh|kilowatt[ -]?hour)\b"),
+        (
+            "aside_money",
+            rf"\bof (?:an?|the|our|its|their) {_CUR} ?{_N}(?:[ -]?{_MONEY})?(?: \w+){{0,2}} (?:budget|grant|credits?|allowance)\b",
         ),
         (
             "price",
-            rf"(?:{_CUR} ?)?{_N}(?:[ -]?{_MONEY})? ?(?:/|per|an?|each|for each|for an?|for every|for one) ?(?:single )?(?:{_ADJECTIVE}{_D}(?:[ -]?{_D2})*[ -]?)?(?:(?:8-gpu |#[a-z]+#[ -]?(?:x ?)?{_D2}[ -])?(?:{NODE}[ -]?|cluster[ -]?))?(?:/|-|per|for|an?|each| )*{_H}(?: ?(?:per|/|a|an|for each|for every) ?(?:{_ADJECTIVE}@(?P<d2>[a-z]+)@|{NODE}))?",
+            rf"(?:{_CUR} ?)?{_N}(?:[ -]?{_MONEY})?[ -]?(?:/|per|an?|each|for each|for an?|for every|for one)[ -]?(?:single )?(?:{_ADJECTIVE}{_D}(?:[ -]?{_D2})*[ -]?)?(?:(?:8-gpu |#[a-z]+#[ -]?(?:x ?)?{_D2}[ -])?(?:{NODE}[ -]?|cluster[ -]?))?(?:/|-|per|for|an?|each| )*{_H}(?: ?(?:per|/|a|an|for each|for every) ?(?:{_ADJECTIVE}@(?P<d2>[a-z]+)@|{NODE}))?",
         ),
         ("purchase", rf"{_CUR} ?{_N}(?:[ -]?{_MONEY})? ?(?:/|per|a|an|each|for each) ?(?:{_ADJECTIVE}{_D})(?![ -]?{_TIME})"),
         ("flops", rf"{_N} ?(?P<p>peta|exa|p|e)?(?:flops?(?:/s|ps)?|flop/s|fs?|f/s)(?:-s)?[ -](?P<t>days?|hours?|years?)\b"),
@@ -83,8 +88,11 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
             "each",
             rf"(?:at|for|x|\*|times)(?: an? (?:average|mean|price|rate|cost) of)? {_CUR} ?{_N}(?: ?{_MONEY})?(?= each\b| apiece\b| ?=)",
         ),
+        ("at", rf"(?<=[_#] at ){_CUR} ?{_N}(?! ?(?:{_MONEY}|/|per\b))"),
         ("usd", rf"{_CUR} ?{_N}(?:[ -]?{_MONEY})?"),
         ("usd", rf"{_N}[ -]?{_MONEY}\b"),
+        ("aside_batch", rf"\bbatch(?:es)?(?: size)?(?: of| was| is|:)? {_N}[ -]?tokens?\b"),
+        ("aside_batch", rf"{_N}[ -]tokens? (?:batch|context|sequences?|windows?)\b"),
         (
             "tokens",
             rf"{_N}[ -](?:(?!for\b|on\b|per\b|and\b|in\b|to\b|epochs?\b|hours?\b|days?\b)[a-z-]+[ -]){{0,4}}?(?:tokens?|tok)\b",
@@ -124,6 +132,9 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
         ("nodes", rf"{_N}[ -](?:{_ADJECTIVE}(?:{_D}[ -]?)*)(?:dgx|hgx)?[ -]?(?:{NODE}|systems)\b"),
         ("nodes", rf"{_N}[ -](?:nvidia )?(?:dgx|hgx)(?:[ -]?{_D})?(?: (?:systems?|pods?))?"),
         ("nodes", rf"\b(?:a|one|single) (?:single )?(?:8-gpu )?(?:{_D}[ -])(?:@[a-z]+@[ -])?{NODE}\b"),
+        ("devices", rf"{_N} of (?:its|the|their|our|a total of) #[a-z]+#[ -]?{_ADJECTIVE}{_D}"),
+        ("devices", rf"{_N}(?= (?:of (?:them|these) )?(?:were|was) (?:actually )?used\b)"),
+        ("devices", rf"(?<=\bused ){_N}(?= (?:of (?:them|these) )?(?:for|over)\b)"),
         ("devices", rf"{_N} ?(?:x|\*|times) ?{_N2} ?(?:x |-)?{_ADJECTIVE}{_D}(?:[ -]?{_D2})*"),
         ("devices", rf"{_N}(?: ?x ?|[ -]?){_ADJECTIVE}{_D}(?:[ -]?{_ADJECTIVE}{_D2})*"),
         ("devices", rf"{_D}s? ?(?:x|\*|:|=|\() ?{_N}(?! ?{_TIME}\b)"),
@@ -149,7 +160,7 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
 ASIDE = re.compile(
     r"\b(?:compared (?:with|to)|in comparison (?:with|to)|versus|vs\.?|rather than|instead of|unlike|in contrast (?:to|with)|exclud\w+|"
     r"not (?:including|counting)|does not include|without(?: counting)?|on top of|in addition to|apart from|aside from|as opposed to|"
-    r"(?:cheaper|less expensive|more expensive|lower|more efficient|fewer|less|more|higher|faster) than (?=[&a-z])|a (?:fraction|tenth) of|(?:while|whereas|where|but) (?=&)|"
+    r"(?:cheaper|less expensive|more expensive|lower|more efficient|fewer|less|more|higher|faster) than (?=[&a-z])|times (?:what|the (?:cost|price) of|as much as) |(?<=, )not (?=[$#])|(?:up|down) from (?=[$#])|a (?:fraction|tenth) of|(?:while|whereas|where|but) (?=&)|"
     r"(?:the )?(?:headline|rumou?red|previously reported|earlier)\b|against (?:the )?(?=[&$]))"
 )
 

@@ -14,7 +14,7 @@ from farthing.planner.interval import Interval, exactly, total
 from farthing.planner.mentions import Mention, Reading, read_mentions
 from farthing.planner.names import ANY_DEVICE, size_in
 from farthing.planner.numerals import numerals
-from farthing.planner.patterns import BOUNDARIES, WORK
+from farthing.planner.patterns import ASIDE, BOUNDARIES, WORK
 from farthing.planner.wording import plain
 
 _PER_NODE = 8
@@ -28,6 +28,9 @@ _SAME = re.compile(
     r"in other words|a total of|totall?ing|in total|for a total of|amounting to)"
 )
 _UNION = re.compile(r"^[\s$_]*(?:to|-|or|and up to)[\s$_]*(?:about |roughly |around )?(?:us)?\$?$")
+
+
+_COMPARED = re.compile(rf"(?:{ASIDE.pattern})[^&.;]{{0,30}}&[a-z]+&")
 
 
 def read_sentence(text: str, rates: Mapping[str, Decimal] | None = None) -> Claim:
@@ -61,7 +64,8 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
     devices = _devices(said, reading, notes)
     count = total(g.count for g in devices if g.count is not None) if any(g.count for g in devices) else None
     tokens, params = _tokens(one("tokens", "tokens"), one("epochs", "epochs"), notes), _params(said, reading, notes)
-    hours = _hours(said, reading, notes, conflicts)
+    stages = _stages(said)
+    hours = _hours(said, reading, notes, conflicts) if stages is None else None
     device_hours = one("device_hours", "device-hours")
     more = _beside(said, reading, count, hours, device_hours)
     if more is not None:
@@ -71,7 +75,14 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
     if device_hours is None and per_token is not None and tokens is not None:
         device_hours = per_token * tokens
         notes.append("device-hours are hours per token times tokens")
+    if stages is not None:
+        notes.append("device-hours: each stage's devices times its time, added up")
+        if device_hours is not None and not device_hours.meets(stages):
+            conflicts.append("device-hours: those of the stages are not the sum that is given")
+        device_hours = device_hours or stages
+        devices, count = tuple(replace(group, count=None) for group in devices), None
     dollars, foreign = _dollars([m for m in said if m.kind == "usd"], rates)
+    foreign += _dollars([m for m in said if m.kind in ("price", "node_price", "hourly", "purchase")], rates)[1]
     spent = _together(dollars, "dollars", reading, notes, conflicts)
     throughput = one("tokens_per_s_per_device", "tokens/s per device")
     whole = one("tokens_per_s", "tokens/s")
@@ -89,7 +100,7 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
         usd_per_device=one("purchase", "dollars per device"),
         foreign=foreign,
         params=params,
-        active_params=one("active_params", "active parameters"),
+        active_params=one("active_params", "active parameters") or _active_in_name(reading, notes),
         tokens=tokens,
         flops=one("flops", "FLOP"),
         precision=reading.names.precision,
@@ -111,9 +122,11 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
 
 
 def _without_asides(reading: Reading) -> str:
-    """The text up to the first word that compares or excludes; models named after it are not what is claimed."""
+    """The text up to the first figure of something else, without the models that others are compared with: neither these
+    nor what is named after it are what is claimed."""
     starts = [m.start for m in reading.mentions if m.is_aside]
-    return reading.text[: min(starts)] if starts else reading.text
+    text = reading.text[: min(starts)] if starts else reading.text
+    return _COMPARED.sub(" ", text)
 
 
 def _together(mentions: list[Mention], what: str, reading: Reading, notes: list[str], conflicts: list[str]) -> Interval | None:
@@ -184,8 +197,22 @@ def _beside(
     return count * hours + stated if re.search(r"\b(?:plus|and|with|another|additional|further|as well as)\b", before) else None
 
 
+def _stages(said: list[Mention]) -> Interval | None:
+    """512 GPUs for 10 days, then 128 for 5: device-hours, where as many times as counts follow each other by turns, and the
+    counts differ. None where it is one run, or where one cannot tell which time is whose."""
+    parts = [m for m in said if m.kind in ("devices", "hours")]
+    pairs = [sorted(pair, key=lambda m: m.kind) for pair in zip(parts[::2], parts[1::2], strict=False)]
+    if len(parts) < 4 or len(parts) % 2 or len({tuple(m.kind for m in parts[i : i + 2]) for i in range(0, len(parts), 2)}) > 1:
+        return None
+    if any(first.kind != "devices" or second.kind != "hours" for first, second in pairs):
+        return None
+    if all(_exact(count).meets(_exact(pairs[0][0])) for count, _ in pairs):
+        return None
+    return total(_exact(count) * time.value for count, time in pairs)
+
+
 def _devices(said: list[Mention], reading: Reading, notes: list[str]) -> tuple[DeviceGroup, ...]:
-    counted = [m for m in said if m.kind in ("devices", "nodes", "nodes_of")]
+    counted = _without_larger_cluster([m for m in said if m.kind in ("devices", "nodes", "nodes_of")], reading, notes)
     per_node = next((m.value for m in said if m.kind == "per_node"), None)
     named = [k for k in (m.device for m in said) if k] + [k for k in reading.bare_devices if k]
     only = named[0] if len(set(named)) == 1 else ANY_DEVICE
@@ -213,6 +240,20 @@ def _devices(said: list[Mention], reading: Reading, notes: list[str]) -> tuple[D
     return tuple(DeviceGroup(None, key) for key in kinds)
 
 
+_ALL_THERE_ARE = re.compile(
+    r"\b(?:owns?|owned|owning|houses?|has access to|out of|of (?:an?|the|its|our|their))(?: about| some)? $"
+)
+
+
+def _without_larger_cluster(counted: list[Mention], reading: Reading, notes: list[str]) -> list[Mention]:
+    """160 H100s of the 6,000-GPU cluster: what there is beside what was used."""
+    larger = [m for m in counted if _ALL_THERE_ARE.search(reading.text[: m.start][-30:])]
+    if len(larger) == len(counted):
+        return counted
+    notes += [f"{m.raw} are there, not used" for m in larger]
+    return [m for m in counted if m not in larger]
+
+
 def _exact(mention: Mention) -> Interval:
     """A plain count is exact, unless it ends in three zeros: 10,000 GPUs is a round number."""
     middle = mention.value.middle
@@ -231,11 +272,20 @@ def _params(said: list[Mention], reading: Reading, notes: list[str]) -> Interval
     return None
 
 
+def _active_in_name(reading: Reading, notes: list[str]) -> Interval | None:
+    """Qwen3-30B-A3B: 3B of 30B."""
+    found = [match for name in reading.names.models.values() if (match := re.search(r"-a(\d+(?:\.\d+)?b)$", name))]
+    if not found:
+        return None
+    notes.append(f"active parameters are those in the model's name: {found[0][1]}")
+    return numerals(found[0][1].upper())[0].value
+
+
 def _tokens(tokens: Interval | None, epochs: Interval | None, notes: list[str]) -> Interval | None:
     if tokens is None or epochs is None:
         return tokens
     notes.append("tokens are multiplied by the epochs")
-    return tokens * exactly(round(epochs.middle))
+    return tokens * exactly(epochs.middle)
 
 
 def _dollars(money: list[Mention], rates: Mapping[str, Decimal]) -> tuple[list[Mention], tuple[str, ...]]:

@@ -27,6 +27,9 @@ def plain(text: str) -> str:
     marked = re.sub(r"([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+)", lambda m: "^" + m[1].translate(_SUPERSCRIPTS), text)
     same = unicodedata.normalize("NFKC", marked.translate(_SAME)).translate(_SAME)
     ascii_only = same.encode("ascii", "replace").decode("ascii").replace("\x00", " ")
+    # 64x8 devices, 1h47m; not 8x7B, which is a model
+    ascii_only = re.sub(r"(?<=\d)x(?=\d+(?![\d.]*[bB]\b))", " x ", ascii_only)
+    ascii_only = re.sub(r"(?<=\dh)(?=\d+ ?m(?:in)?\b)", " ", ascii_only)
     blank = re.sub(r"[\x00-\x20]+", " ", ascii_only).strip()
     if not re.search(r"[a-zA-Z]", blank):
         raise DataError(f"no claim in {text[:60]!r}: it has no words. Example: 'trained on 512 H800 GPUs for 80 hours'.")
