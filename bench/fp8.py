@@ -8,22 +8,21 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from bench.moe import RECIPE, bits_of, interval, run_once
+from bench import text
+from bench.moe import interval
 from bench.results import Figure, origin_of, write
 from farthing.artefact import open_artefact
-from farthing.config import load_recipe
 from farthing.models.fp8 import round_blocks
 from farthing.placement import CPU
 from farthing.precision import Precision, best_precision, set_precision
 
-COMMON = ("base.eval.num_problems=8", "base.eval.samples=1")
 TARGET = 0.0025
 """What DeepSeek-V3 reports, arXiv:2412.19437, section 3.3."""
 LAST_PART = 0.2
 """Of the steps, whose mean loss is compared."""
 CONTROL = "1.01 x learning rate"
 """A change that nobody would call one: how far apart it lets two runs land is what fp8's error must be seen against."""
-DOCUMENTS = 1024
+DOCUMENTS = 64
 STEP_CHANNELS = 32
 """Channels that one tensor-core instruction adds up before its sum goes into the accumulator (V3, section 3.3.2: N_C = 128 is
 four of them)."""
@@ -32,7 +31,7 @@ ACCUMULATOR_BITS = 14
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-fp8"), help="where the runs go; finished ones are reused")
     parser.add_argument("--quick", action="store_true", help="one seed, 10 steps, to see that it works; no report")
     parser.set_defaults(measure=measure)
@@ -42,7 +41,7 @@ def measure(args: argparse.Namespace) -> Path:
     if args.quick:
         args.seeds, args.steps = args.seeds[:1], 10
     kinds = variants()
-    runs = {(kind, seed): run_once(kind, (*COMMON, *extra), seed, args) for seed in args.seeds for kind, extra in kinds.items()}
+    runs = text.run_all(kinds, args.seeds, args.steps, args.runs)
     curves = {key: losses(run_dir) for key, run_dir in runs.items()}
     without, *others = kinds
     figures = []
@@ -59,9 +58,9 @@ def measure(args: argparse.Namespace) -> Path:
     figures += accumulator_figures()
     command = f"python -m bench fp8 --seeds {' '.join(map(str, args.seeds))} --steps {args.steps}"
     note = (
-        f"{RECIPE}, {args.steps} steps. Loss: next-token cross-entropy in training, mean over the last {LAST_PART:.0%} of the "
-        f"steps, against {without} with the same seed: equal weights at the start, equal documents in equal order. "
-        f"'{CONTROL}' is {without} so changed: any two runs that differ a little part, and this shows how far. Held-out loss: "
+        f"{text.NOTE} {args.steps} steps. Loss: next-token cross-entropy in training, mean over the last {LAST_PART:.0%}, "
+        f"against {without} with the same seed: equal weights at the start, equal documents in equal order. "
+        f"'{CONTROL}' is {without} so changed: any two runs that differ a little part, and this is how far. Held-out loss: "
         f"{without}'s final weights on {DOCUMENTS:,} documents, multiplied in fp8 against {without}. FP8 is emulated. "
         "Accumulator: one product of two matrices, uniform in 0 to 1, over 4,096 channels; sums cut to "
         f"{ACCUMULATOR_BITS} bits every {STEP_CHANNELS}."
@@ -72,7 +71,7 @@ def measure(args: argparse.Namespace) -> Path:
 
 def variants() -> dict[str, list[str]]:
     """Name -> overrides; the first is what the others are held against."""
-    compute, optim = best_precision(CPU), load_recipe(RECIPE).stages["base"].optim
+    compute, optim = best_precision(CPU), text.recipe_without_text().stages["base"].optim
     without = f"precision={compute}"
     return {
         compute: [without],
@@ -94,7 +93,7 @@ def reread(run_dir: Path) -> float:
     choices: tuple[Precision, ...] = (best_precision(CPU), "fp8")
     for precision in choices:
         set_precision(artefact.model, precision)
-        bits[precision] = bits_of(artefact, DOCUMENTS)
+        bits[precision] = text.bits_per_byte(run_dir, artefact, DOCUMENTS)
     return bits["fp8"] / bits[best_precision(CPU)] - 1
 
 

@@ -3,37 +3,25 @@
 import argparse
 import json
 import math
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-import torch
-
+from bench import text
 from bench.results import Figure, origin_of, write
-from farthing.artefact import Artefact, open_artefact
-from farthing.config import PretrainConfig, load_recipe
-from farthing.data.batches import Row, microbatches
-from farthing.data.corpus import with_chain
-from farthing.models.head import completion_logprobs
+from farthing.artefact import open_artefact
 from farthing.models.shape import ModelShape
-from farthing.tasks.stream import ProblemStream
 
-RECIPE = "v3-tiny"
 WARM_UP = 0.1
 """Share of the steps before which balance is not looked at."""
-# without multi-token prediction and the auxiliary loss: what is compared is the experts alone
-COMMON = ("model.shape.mtp_depth=0", "base.experts.balance_coef=0", "base.eval.samples=1")
 STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """97.5% quantile for n - 1 degrees of freedom, by n."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--documents", type=int, default=1024, help="held-out documents")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--documents", type=int, default=64, help="held-out documents")
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-moe"), help="where the runs go; finished ones are reused")
     parser.set_defaults(measure=measure)
 
@@ -41,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> Path:
     kinds = variants()
     # kinds in turn, seed by seed: a machine that drifts meets all of them
-    runs = {(kind, seed): run_once(kind, (*COMMON, *extra), seed, args) for seed in args.seeds for kind, extra in kinds.items()}
-    bits = {key: bits_per_byte(run_dir, args.documents) for key, run_dir in runs.items()}
+    runs = text.run_all(kinds, args.seeds, args.steps, args.runs)
+    bits = {key: text.bits_per_byte(run_dir, open_artefact(run_dir), args.documents) for key, run_dir in runs.items()}
     figures = []
     for kind in kinds:
         for seed in args.seeds:
@@ -63,18 +51,18 @@ def measure(args: argparse.Namespace) -> Path:
     figures.append(Figure("tokens/s, MoE over dense", ratio, "x", len(ratios), "at least 0.6x", ratio >= 0.6, seeds=args.seeds))
     command = f"python -m bench moe --seeds {' '.join(map(str, args.seeds))} --steps {args.steps} --documents {args.documents}"
     note = (
-        f"{RECIPE} without multi-token prediction and without auxiliary loss; dense: the same with every layer dense, as many "
-        f"active parameters. MaxVio: mean of the steps from {WARM_UP:.0%} on, worst seed. Held out: chains of problems never "
-        f"trained on. Tokens/s: ratio within each seed ({', '.join(f'{r:.2f}' for r in ratios)}), their median."
+        f"{text.NOTE} Dense: the same with every layer dense, as many active parameters. Held out: bits per byte of "
+        f"{args.documents} modules. MaxVio: mean of the steps from {WARM_UP:.0%} on, worst seed. Tokens/s: ratio within each "
+        f"seed ({', '.join(f'{r:.2f}' for r in ratios)}), their median."
     )
     return write("moe", command, figures, note=note, origin=origin_of(list(runs.values())))
 
 
 def variants() -> dict[str, list[str]]:
     """Name -> overrides; the dense model's width makes its parameters at least the MoE's active ones."""
-    shape = load_recipe(RECIPE, COMMON).model.shape
+    shape = text.recipe_without_text().model.shape
     assert shape is not None, "the recipe starts from scratch"
-    moe = shape.shape(vocab_size=64)
+    moe = shape.shape(vocab_size=1024)
     dense_at = {"moe": moe.moe and moe.moe.model_copy(update={"first_k_dense": moe.num_layers})}
     width = next(w for w in range(8, 1 << 14, 4) if _active(moe, dense_at | {"ffn_width": w}) >= moe.num_params(active=True))
     dense = [f"model.shape.moe.first_k_dense={moe.num_layers}", f"model.shape.ffn_width={width}"]
@@ -83,39 +71,6 @@ def variants() -> dict[str, list[str]]:
 
 def _active(shape: ModelShape, changes: dict[str, Any]) -> int:
     return shape.model_copy(update=changes).num_params(active=True)
-
-
-def run_once(kind: str, overrides: Sequence[str], seed: int, args: argparse.Namespace) -> Path:
-    """Where `args.steps` steps of the recipe, so changed, are done or have been done before."""
-    run_dir: Path = args.runs / f"{kind.replace(', ', '-').replace(' ', '-')}-{args.steps}-s{seed}"
-    if not (run_dir / "stages" / "base" / "result.json").is_file():
-        command = [sys.executable, "-m", "farthing", "run", RECIPE, "--seed", str(seed), "--run-dir", str(run_dir), "--plain"]
-        for override in (f"base.num_steps={args.steps}", *overrides):
-            command += ["--set", override]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-    return run_dir
-
-
-def bits_per_byte(run_dir: Path, num_documents: int) -> float:
-    """Of the completions, chains written out, of held-out problems."""
-    return bits_of(open_artefact(run_dir), num_documents)
-
-
-@torch.no_grad()
-def bits_of(artefact: Artefact, num_documents: int) -> float:
-    """The same of a model that came out of a run."""
-    assert artefact.recipe is not None, "it comes out of a run"
-    config = artefact.recipe.stages["base"]
-    assert isinstance(config, PretrainConfig)
-    problems = ProblemStream(config.tasks, artefact.recipe.seed, config.test_share).held_out(num_documents)
-    tokenizer = artefact.renderer.tokenizer
-    rows, num_bytes = [], 0
-    for problem in problems:
-        prompt, text = artefact.renderer.prompt_tokens(problem.question), with_chain(problem)
-        rows.append(Row([*prompt, *tokenizer.encode(text), tokenizer.eos_id], len(prompt)))
-        num_bytes += len(text.encode()) + 1
-    total = sum(float(completion_logprobs(artefact.model, batch)[0].sum()) for batch in microbatches(rows, 8192))
-    return -total / math.log(2) / num_bytes
 
 
 def violation(run_dir: Path, metric: str) -> float:
