@@ -177,6 +177,13 @@ def _timed(mention: Mention, groups: Groups, second: Numeral | None, _raw: str) 
     return replace(mention, value=value)
 
 
+def _daily(mention: Mention, groups: Groups, second: Numeral | None, _raw: str) -> Mention | None:
+    """12 hours a day for ten days."""
+    if second is None:
+        return None
+    return replace(mention, kind="hours", value=mention.value * _whole(second).scaled(HOURS[str(groups["t"])] / 24))
+
+
 def _minutes(mention: Mention, _groups: Groups, _second: Numeral | None, _raw: str) -> Mention | None:
     """45m with nothing after it: minutes, not millions."""
     if mention.letter != "m":
@@ -231,7 +238,7 @@ def _bare_size(mention: Mention, _groups: Groups, _second: Numeral | None, _raw:
 
 _READERS: dict[str, Reader] = {
     "price": _money, "purchase": _money, "usd": _money, "each": _money, "at": _money, "aside_money": _money,
-    "device_hours": _timed, "hours": _timed, "minutes": _minutes, "devices": _multiplied,
+    "device_hours": _timed, "hours": _timed, "daily": _daily, "minutes": _minutes, "devices": _multiplied,
     "flops": _of_flops, "tflops": _of_flops, "kwh": _energy, "tco2": _carbon, "mfu": _share, "mfu_ratio": _ratio,
     "model_size": _model_size, "bare_size": _bare_size, "nodes_of": _multiplied,
 }  # fmt: skip

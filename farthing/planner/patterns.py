@@ -139,6 +139,7 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
         ("devices", rf"{_N}(?: ?x ?|[ -]?){_ADJECTIVE}{_D}(?:[ -]?{_ADJECTIVE}{_D2})*"),
         ("devices", rf"{_D}s? ?(?:x|\*|:|=|\() ?{_N}(?! ?{_TIME}\b)"),
         ("devices", rf"\b(?:a|an|one|single)[ -]{_ADJECTIVE}{_D}(?:[ -]?{_D2})*(?![ -]?{_TIME}\b)"),
+        ("daily", rf"{_N}[ -]?{_H} (?:a|per|each|every) day,? (?:for|over|during) {_N2} ?{_TIME}\b"),
         (
             "hours",
             rf"{_N}[ -]?(?:(?:full|straight|wall[- ]?clock|calendar|consecutive|entire|whole|continuous|short|solid|gruelling|long|actual|working|elapsed)[ -])*{_TIME}\b(?! ?(?:of experience|old|ago))(?P<rate> ?(?:per|/|for each|for every) ?(?:{_N2} ?|one )?(?:trillion |billion )?tokens?)?",

@@ -143,6 +143,7 @@ SENTENCES: list[tuple[str, dict[str, float | str], str]] = [
     ("Qwen3-30B-A3B was post-trained for 17,920 GPU hours.", {"params": 30e9, "active_params": 3e9, "device_hours": 17_920}, OPEN),
     ("Trained on 8,000 Ascend 910 chips for 30 days.", {"devices": 8000, "hours": 720}, OPEN),
     ("Trained on 64x8 H800 GPUs for 80 hours.", {"devices": 512, "hours": 80}, OPEN),
+    ("8 H100s for 12 hours a day for 10 days, $2,400", {"devices": 8, "hours": 120, "usd": 2400}, C),
     ("8 H100s for 1h47m", {"devices": 8, "hours": 1.783}, OPEN),
     ("Llama 3.1 405B took 30.84M hours on H100-80GB.", {"device_hours": 30.84e6, "params": 405e9}, C),
 ]  # fmt: skip
