@@ -35,7 +35,7 @@ def _run_bill(run_dir: Path, overhead: Overhead | None) -> Bill:
     peaks = [v for k, v in info["machine"].items() if k.startswith("matmul_peak_flops")]
     with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
         account = read_account(ledger)
-        if account.status == "running" and (run_dir / "lock").is_file() and not is_running(run_dir):
+        if account.attempts and account.status == "running" and (run_dir / "lock").is_file() and not is_running(run_dir):
             account.attempts[-1].outcome = "killed"  # the next attempt will say so in the ledger
         bill = make_bill(account, peaks[0] if peaks else None, _pretrains(run_dir), overhead)
         eval_usd = _evaluation_costs(ledger, account)

@@ -108,6 +108,10 @@ class Run:
     # opening -------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> "Run":
+        # without a price nothing is left behind
+        book, today = load_price_book(), datetime.datetime.now(datetime.UTC).date()
+        self.price: PriceRecord = book.price(self.recipe.device, today)
+        self._storage_rate: RateRecord = book.rate(self.recipe.storage, today)
         self.dir.mkdir(parents=True, exist_ok=True)
         try:
             self._lock()
@@ -117,9 +121,6 @@ class Run:
                 self._lock_file.close()
             raise
         self.ledger = Ledger.open(self.dir / "ledger.sqlite")
-        book, today = load_price_book(), datetime.datetime.now(datetime.UTC).date()
-        self.price: PriceRecord = book.price(self.recipe.device, today)
-        self._storage_rate: RateRecord = book.rate(self.recipe.storage, today)
         self.attempt = bury_dead_attempt(self.ledger, self.dir, self._storage_rate, self.message) + 1
         self._before: Totals = self.ledger.totals()
         age_ns = process_age_ns()

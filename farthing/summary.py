@@ -48,7 +48,7 @@ def read_metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 row = json.loads(line)

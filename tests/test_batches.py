@@ -61,7 +61,10 @@ def test_every_loss_token_is_predicted_from_exactly_the_tokens_before_it(rows: l
 def test_no_microbatch_is_too_big_and_no_token_is_there_twice(rows: list[Row], max_tokens: int) -> None:
     for batch in microbatches(rows, max_tokens):
         held = batch.tokens_1S[0, : batch.num_tokens].tolist()
-        assert len(set(held)) == len(held)
+        repeated = {token for token in held if held.count(token) > 1}
+        # a group too big for one microbatch is parted into rows, and two of them may meet in one again
+        is_parted = not batch.attend.children[0]
+        assert repeated <= ({t for i in batch.rows for t in rows[i].tokens[: rows[i].num_prompt]} if is_parted else set())
         assert batch.tokens_1S.numel() % ROUND_FLAT == 0
         assert batch.num_tokens < batch.tokens_1S.numel(), "padding needs a place of its own"
         assert batch.attend.index.numel() <= max_tokens or len(batch.rows) == 1

@@ -120,7 +120,13 @@ class Account:
 
 def read_account(ledger: Ledger) -> Account:
     """Checks the chain (all of it, or of a long book its tail) and sums; LedgerError where the book does not add up."""
-    is_long = ledger.head()[0] > WHOLE_CHAIN
+    mirrored, head = ledger.mirror_end(), ledger.head()[0]
+    if mirrored > head:
+        raise LedgerError(
+            f"{ledger.path} ends with entry {head}, and its mirror beside it with {mirrored}: the book has lost entries (its "
+            "-wal file may be damaged). Look with `farthing audit`, and restore it from a copy: this bill would be too low"
+        )
+    is_long = head > WHOLE_CHAIN
     if not is_long:
         ledger.verify()
     with ledger.snapshot():

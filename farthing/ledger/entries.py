@@ -104,8 +104,6 @@ class Ledger:
                 self._totals = self.totals()
             totals = Totals()
             pending: list[Row] = []
-            if not self._read_only:
-                break_seal(self.path)
             for new in news:
                 seq += 1
                 entry = make_entry(new, seq, last_hash)
@@ -114,9 +112,11 @@ class Ledger:
                 keep(entry)
                 pending.append(to_row(entry))
                 if len(pending) == _PAGE_ROWS:
-                    self._db.executemany(_INSERT, pending)
+                    self._insert(pending)
                     pending.clear()
-            self._db.executemany(_INSERT, pending)
+            if not totals.groups:
+                return  # nothing to enter: the seal stays as it is
+            self._insert(pending)
             self._add_totals(totals)
         self._appended = True
         try:
@@ -124,6 +124,12 @@ class Ledger:
         except FarthingError:
             # the entries are in the book for good: raising now would have them entered again. The next append says it.
             self._mirror_is_behind = True
+
+    def _insert(self, rows: list[Row]) -> None:
+        """Entries that are built already: what is refused must not cost a book its seal."""
+        if not self._read_only:
+            break_seal(self.path)
+        self._db.executemany(_INSERT, rows)
 
     def _add_totals(self, new: Totals) -> None:
         if not new.groups:
@@ -153,6 +159,10 @@ class Ledger:
         with sqlite_errors(self.path):
             rows = self._db.execute(f"{_SELECT} WHERE kind <> 'phase' ORDER BY seq").fetchall()
         return [from_row(row) for row in rows]
+
+    def mirror_end(self) -> int:
+        """Number of the mirror's last whole entry, which the book must hold: lines are written after the commit."""
+        return self._mirror.end()
 
     def totals(self) -> Totals:
         """The sums by group; LedgerError where they do not go up to the last entry."""

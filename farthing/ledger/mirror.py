@@ -42,6 +42,14 @@ class Mirror:
             self._size = -1
             raise disk_error(self.path, error) from error
 
+    def end(self) -> int:
+        """Number of the last whole entry, 0 without one; changes nothing."""
+        if not self.path.is_file():
+            return 0
+        with self.path.open("rb") as file:
+            whole, newline, _ = _tail(file, file.seek(0, os.SEEK_END))
+        return self._read(whole.rpartition(b"\n")[2])[0] if newline else 0
+
     def _following(self, rows_after: RowsAfter, seq: int, digest: str) -> Iterator[Row]:
         """The rows after `seq`, once the book has shown that it holds that very entry."""
         rows = iter(rows_after(seq - 1))
@@ -59,12 +67,7 @@ class Mirror:
         size = file.seek(0, os.SEEK_END)
         if size == self._size:
             return self._last
-        tail, start = b"", size
-        while start > 0 and tail.count(b"\n") < 2:
-            start = max(0, start - _TAIL_BYTES)
-            file.seek(start)
-            tail = file.read(size - start)
-        whole, newline, half = tail.rpartition(b"\n")
+        whole, newline, half = _tail(file, size)
         if half:
             file.truncate(size - len(half))
         if not newline:
@@ -80,3 +83,13 @@ class Mirror:
                 f"{self.path} has a last line that is no entry ({error}): {line[:60]!r}. "
                 "Move the file away; it is written anew."
             ) from error
+
+
+def _tail(file: IO[bytes], size: int) -> tuple[bytes, bytes, bytes]:
+    """Of a file so long: (its end up to the last line break, the break, half a line after it); at least one whole line."""
+    tail, start = b"", size
+    while start > 0 and tail.count(b"\n") < 2:
+        start = max(0, start - _TAIL_BYTES)
+        file.seek(start)
+        tail = file.read(size - start)
+    return tail.rpartition(b"\n")

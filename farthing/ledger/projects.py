@@ -47,6 +47,8 @@ def open_project(path: Path, *, create: bool = False, read_only: bool = False) -
     """RunError where there is no project and none is to be made."""
     if not create and not is_project(path):
         raise RunError(f"{path} is no project: it has no {BOOK}. Make one by adding runs: farthing project add {path} RUN...")
+    if not is_project(path) and ((path / "run.json").exists() or (path / "ledger.sqlite").exists()):
+        raise RunError(f"{path} is a run, no project; name the project first: farthing project add PROJECT RUN...")
     path.mkdir(parents=True, exist_ok=True)
     return Ledger.open(path / BOOK, read_only=read_only)
 

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from ledger_history import History
 
 from farthing.errors import DiskFull, LedgerError
+from farthing.ledger.account import read_account
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import COLUMNS, canonical_json
 from farthing.ledger.seal import BLOCK_BYTES, seal_path
@@ -122,3 +124,29 @@ def test_totals_that_were_changed_are_found(path: Path) -> None:
         ledger._db.execute("UPDATE totals SET sums = '[1,\"x\"]' WHERE key = 'head'")
         with pytest.raises(LedgerError, match="go up to entry 1"):
             ledger.totals()
+
+
+def test_what_is_refused_or_adds_nothing_leaves_the_seal(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        add(ledger)
+    sealed = seal_path(path).read_bytes()
+    with Ledger.open(path) as ledger:
+        assert ledger.append_many([]) == []
+        with pytest.raises(LedgerError):
+            ledger.append_from(lambda: [{"attempt": 1, "kind": "no such kind"}])
+    assert seal_path(path).read_bytes() == sealed
+    with Ledger.open(path) as ledger:
+        add(ledger)
+    assert seal_path(path).read_bytes() != sealed
+
+
+def test_a_book_behind_its_mirror_is_not_billed(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        History(ledger).start()
+        end = ledger.head()[0]
+    with Ledger.open(path, read_only=True) as ledger:
+        read_account(ledger)
+    mirror = path.with_suffix(".jsonl")
+    mirror.write_text(mirror.read_text() + lines(path)[-1].replace(f'"seq":{end}', f'"seq":{end + 1}') + "\n")
+    with Ledger.open(path, read_only=True) as ledger, pytest.raises(LedgerError, match="the book has lost entries"):
+        read_account(ledger)

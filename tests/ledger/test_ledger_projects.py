@@ -116,3 +116,10 @@ def test_two_processes_enter_the_same_runs(tmp_path: Path) -> None:
         assert len(members(book)) == 6
         assert book.head()[0] == 6  # each entered once, whoever came first
     assert Decimal(bill_at(tmp_path / "project")[0].to_json()["total_usd"]) == 1 + 2 + 3 + 4 + 5 + 6
+
+
+def test_a_run_is_not_made_a_project(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", 3)
+    with pytest.raises(RunError, match="is a run, no project; name the project first"):
+        open_project(run, create=True)
+    assert bill_at(run)[0].to_json()["entries"]
