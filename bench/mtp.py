@@ -38,9 +38,11 @@ def measure(args: argparse.Namespace) -> Path:
     figures = []
     for batch in BATCHES:
         figures += compare(artefact, prompts, batch, params)
-    note = "Completions of held-out problems at temperature 1, prefill included; both ways in turn, group by group."
-    command = f"python -m bench mtp --problems {args.problems} --run {args.run}"
-    return write("mtp", command, figures, note=note, origin=origin_of([args.run]))
+    note = (
+        "Completions of held-out problems at temperature 1, prefill included; both ways in turn, group by group. "
+        f"The model was trained on commit {origin_of([args.run]).commit}."
+    )
+    return write("mtp", f"python -m bench mtp --problems {args.problems} --run {args.run}", figures, note=note)
 
 
 def compare(artefact: Artefact, prompts: list[list[int]], batch: int, params: SamplingParams) -> list[Figure]:

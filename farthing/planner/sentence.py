@@ -5,7 +5,7 @@ Anything assumed on the way (8 GPUs to a node, what an hourly price is for) is w
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
 
@@ -61,26 +61,9 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
     def one(kind: str, what: str) -> Interval | None:
         return _together([m for m in said if m.kind == kind], what, reading, notes, conflicts)
 
-    devices = _devices(said, reading, notes)
-    count = total(g.count for g in devices if g.count is not None) if any(g.count for g in devices) else None
     tokens, params = _tokens(one("tokens", "tokens"), one("epochs", "epochs"), notes), _params(said, reading, notes)
-    stages = _stages(said)
-    hours = _hours(said, reading, notes, conflicts) if stages is None else None
-    device_hours = one("device_hours", "device-hours")
-    more = _beside(said, reading, count, hours, device_hours)
-    if more is not None:
-        notes.append("device-hours: devices times time, and those stated beside it")
-        device_hours = more
-    per_token = one("device_hours_per_token", "device-hours per token")
-    if device_hours is None and per_token is not None and tokens is not None:
-        device_hours = per_token * tokens
-        notes.append("device-hours are hours per token times tokens")
-    if stages is not None:
-        notes.append("device-hours: each stage's devices times its time, added up")
-        if device_hours is not None and not device_hours.meets(stages):
-            conflicts.append("device-hours: those of the stages are not the sum that is given")
-        device_hours = device_hours or stages
-        devices, count = tuple(replace(group, count=None) for group in devices), None
+    held = _held(said, reading, tokens, notes, conflicts)
+    count, hours = held.count, held.hours
     dollars, foreign = _dollars([m for m in said if m.kind == "usd"], rates)
     foreign += _dollars([m for m in said if m.kind in ("price", "node_price", "hourly", "purchase")], rates)[1]
     spent = _together(dollars, "dollars", reading, notes, conflicts)
@@ -92,9 +75,9 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
     return Claim(
         text=text.strip(),
         models=tuple(dict.fromkeys(reading.names.models[m] for m in re.findall(r"&([a-z]+)&", _without_asides(reading)))),
-        devices=devices,
+        devices=held.devices,
         hours=hours,
-        device_hours=device_hours,
+        device_hours=held.device_hours,
         usd=spent,
         usd_per_device_hour=_hourly(said, count, (spent, hours), rates, notes),
         usd_per_device=one("purchase", "dollars per device"),
@@ -115,10 +98,48 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
         year=reading.names.year,
         is_moe=bool(re.search(r"\bmoe\b|mixture[- ]of[- ]experts", words)),
         is_lora=bool(re.search(r"\bq?lora\b", words)),
-        derived=frozenset({"device_hours"}) if more is not None else frozenset(),
+        derived=frozenset({"device_hours"}) if held.is_derived else frozenset(),
         assumed=tuple(notes),
         conflicts=tuple(conflicts),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What was held, and for how long."""
+
+    devices: tuple[DeviceGroup, ...]
+    count: Interval | None
+    hours: Interval | None
+    device_hours: Interval | None
+    is_derived: bool = False
+    """The device-hours are not stated alone: devices times time is in them."""
+
+
+def _held(said: list[Mention], reading: Reading, tokens: Interval | None, notes: list[str], conflicts: list[str]) -> _Held:
+    """Devices, time and device-hours; of stages with devices and times of their own only the sum of these."""
+
+    def one(kind: str, what: str) -> Interval | None:
+        return _together([m for m in said if m.kind == kind], what, reading, notes, conflicts)
+
+    devices, stated = _devices(said, reading, notes), one("device_hours", "device-hours")
+    per_token = one("device_hours_per_token", "device-hours per token")
+    stages = _stages(said)
+    if stages is not None:
+        notes.append("device-hours: each stage's devices times its time, added up")
+        if stated is not None and not stated.meets(stages):
+            conflicts.append("device-hours: those of the stages are not the sum that is given")
+        return _Held(tuple(replace(group, count=None) for group in devices), None, None, stated or stages)
+    count = total(g.count for g in devices if g.count is not None) if any(g.count for g in devices) else None
+    hours = _hours(said, reading, notes, conflicts)
+    more = _beside(said, reading, count, hours, stated)
+    if more is not None:
+        notes.append("device-hours: devices times time, and those stated beside it")
+        return _Held(devices, count, hours, more, is_derived=True)
+    if stated is None and per_token is not None and tokens is not None:
+        notes.append("device-hours are hours per token times tokens")
+        stated = per_token * tokens
+    return _Held(devices, count, hours, stated)
 
 
 def _without_asides(reading: Reading) -> str:
@@ -201,14 +222,13 @@ def _stages(said: list[Mention]) -> Interval | None:
     """512 GPUs for 10 days, then 128 for 5: device-hours, where as many times as counts follow each other by turns, and the
     counts differ. None where it is one run, or where one cannot tell which time is whose."""
     parts = [m for m in said if m.kind in ("devices", "hours")]
-    pairs = [sorted(pair, key=lambda m: m.kind) for pair in zip(parts[::2], parts[1::2], strict=False)]
-    if len(parts) < 4 or len(parts) % 2 or len({tuple(m.kind for m in parts[i : i + 2]) for i in range(0, len(parts), 2)}) > 1:
+    kinds = [m.kind for m in parts]
+    if len(parts) < 4 or kinds[0] == kinds[1] or kinds != kinds[:2] * (len(parts) // 2):
         return None
-    if any(first.kind != "devices" or second.kind != "hours" for first, second in pairs):
+    counts, times = ([m for m in parts if m.kind == kind] for kind in ("devices", "hours"))
+    if all(_exact(count).meets(_exact(counts[0])) for count in counts):
         return None
-    if all(_exact(count).meets(_exact(pairs[0][0])) for count, _ in pairs):
-        return None
-    return total(_exact(count) * time.value for count, time in pairs)
+    return total(_exact(count) * time.value for count, time in zip(counts, times, strict=True))
 
 
 def _devices(said: list[Mention], reading: Reading, notes: list[str]) -> tuple[DeviceGroup, ...]:

@@ -145,6 +145,23 @@ def test_a_teacher_that_goes_down_is_an_error_and_what_it_said_is_kept(ready: Pa
     assert farthing_here("audit", ready).returncode == 0
 
 
+def run_and_die_before_paying(path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves answers in the file and none of them in the ledger: the first settling is what an earlier attempt left."""
+    settle, calls = BoughtAnswers.settle, []
+
+    def die_later(self: BoughtAnswers) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        settle(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BoughtAnswers, "settle", die_later)
+        run(path, run_dir)
+    assert len(answers(run_dir)) > 0
+    assert bought(run_dir) == []
+
+
 def test_what_a_killed_attempt_had_not_paid_is_paid_once(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(_: BoughtAnswers) -> None:
         raise KeyboardInterrupt
@@ -157,19 +174,7 @@ def test_what_a_killed_attempt_had_not_paid_is_paid_once(ready: Path, tmp_path: 
         assert bought(ready) == []
         num_asked = len(server.requests)
         assert num_asked == 0, "it settles first, and that is where it died"
-        settle, calls = BoughtAnswers.settle, []
-
-        def die_later(self: BoughtAnswers) -> None:
-            calls.append(1)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            settle(self)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(BoughtAnswers, "settle", die_later)
-            run(path, ready)
-        assert len(answers(ready)) > 0
-        assert bought(ready) == []
+        run_and_die_before_paying(path, ready, monkeypatch)
         with (ready / "stages" / "cold_start" / "teacher_answers.jsonl").open("a") as file:
             file.write('{"key": "half a li')
         assert run(path, ready).returncode == 0
@@ -181,21 +186,9 @@ def test_what_a_killed_attempt_had_not_paid_is_paid_once(ready: Path, tmp_path: 
 def test_what_was_not_paid_is_paid_at_its_own_price_where_the_recipe_has_another_model_since(
     ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle, calls = BoughtAnswers.settle, []
-
-    def die_later(self: BoughtAnswers) -> None:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        settle(self)
-
     with serving(rewriting) as server:
-        path = recipe(tmp_path, server, 'prompt = "{completion}"')
-        with monkeypatch.context() as patch:
-            patch.setattr(BoughtAnswers, "settle", die_later)
-            run(path, ready)
+        run_and_die_before_paying(recipe(tmp_path, server, 'prompt = "{completion}"'), ready, monkeypatch)
         first = answers(ready)
-        assert bought(ready) == []
         dearer = PRICE.replace('"2"', '"20"').replace('"8"', '"80"')
         other = recipe(tmp_path, server, 'prompt = "{completion}"', dearer)
         other.write_text(other.read_text().replace("Teacher:7B", "Teacher:70B"))
