@@ -19,7 +19,7 @@ from torch import Tensor
 
 from farthing.models.attention import attend_causally
 from farthing.models.fused import can_decode_latents, can_fuse, decode_attention, decode_latents
-from farthing.models.mla import LatentAttention
+from farthing.models.mla import LatentAttend, LatentAttention
 from farthing.models.shape import ModelShape
 
 
@@ -30,8 +30,8 @@ class PromptCache(NamedTuple):
     lengths: list[int]
 
 
-class KVCache:
-    """The engine's working memory, and an `Attend` (a `LatentAttend` too) for one new token per slot."""
+class KVCache(LatentAttend):
+    """The engine's working memory, and an `Attend` for one new token per slot."""
 
     def __init__(self, shape: ModelShape, num_slots: int, num_positions: int, like: Tensor) -> None:
         self.num_slots, self.num_positions = num_slots, num_positions
@@ -123,7 +123,7 @@ class KVCache:
         return mla.values(torch.matmul(weights_SNT, seen_STL[..., : mla.mla.kv_lora_rank])).unsqueeze(1)
 
 
-class Prefill:
+class Prefill(LatentAttend):
     """An `Attend` that attends causally and keeps what it was given, for `PromptCache`."""
 
     def __init__(self) -> None:

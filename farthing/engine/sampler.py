@@ -51,10 +51,10 @@ def sample(logits_BV: Tensor, params: SamplingParams, seeds_B: Tensor, counters_
     if params.temperature == 0:
         zeros = torch.zeros(logits.shape[0], device=logits.device)
         return Sampled(logits.argmax(dim=-1), zeros, torch.ones_like(zeros))
-    uniforms_B = uniform(seeds_B, counters_B)
     if not params.top_k and params.top_p == 1 and can_fuse(logits):
-        tokens_B, logprobs_B = sample_rows(logits, uniforms_B, params.temperature)
+        tokens_B, logprobs_B = sample_rows(logits, seeds_B, counters_B, params.temperature)
         return Sampled(tokens_B, logprobs_B, torch.ones_like(logprobs_B))
+    uniforms_B = uniform(seeds_B, counters_B)
     scaled = logits / params.temperature if logits is logits_BV else logits.div_(params.temperature)
     probs = torch.softmax(scaled, dim=-1)
     kept_mass = torch.ones(probs.shape[0], device=probs.device)

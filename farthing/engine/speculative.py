@@ -106,79 +106,87 @@ class _Drafting:
         self.prompts = prompts
         self.seeds_S = torch.tensor(seeds, device=self.device)
         self.slots = torch.arange(len(seeds), device=self.device)
-        self.next_two = torch.tensor([[1, 2]], device=self.device)
         self.sampled: list[list[tuple[int, float, float]]] = [[] for _ in seeds]
         self.reasons: list[StopReason | None] = [None] * len(seeds)
         self.speculation = Speculation()
-        num_positions = round_up(max(map(len, prompts)) + params.max_tokens, ROUND_TOKENS)
+        num_positions = min(round_up(max(map(len, prompts)) + params.max_tokens, ROUND_TOKENS), model.shape.max_positions)
         layers = model.shape.model_copy(update={"num_layers": model.shape.num_layers + 1})
         self.cache = DraftCache(layers, len(seeds), num_positions, model.embed.weight)
 
     def run(self) -> list[Completion]:
-        last_S, draft_S, ends_S = self._prefill()
+        last_S, ahead_SD, ends_S = self._prefill()
         counts_S = torch.ones_like(ends_S)
         while not all(self.reasons):
-            positions_S2 = ends_S[:, None] + self.next_two
-            self.cache.begin_pass(positions_S2)
-            hidden_S2D = self.model(torch.stack((last_S, draft_S), dim=1), positions_S2, self.cache)
-            next_S2 = self._draw(self.model.logits(hidden_S2D), counts_S[:, None] + self.next_two - 1, draft_S)
+            drafts_SK = self._draft(ahead_SD, counts_S)
+            positions_ST = ends_S[:, None] + 1 + torch.arange(drafts_SK.shape[1] + 1, device=self.device)
+            self.cache.begin_pass(positions_ST)
+            hidden_STD = self.model(torch.cat((last_S[:, None], drafts_SK), dim=1), positions_ST, self.cache)
+            next_ST = self._draw(self.model.logits(hidden_STD), counts_S, drafts_SK)
             if all(self.reasons):
                 break
             # where the draft is what was drawn, the second token was drawn from the right distribution and counts
-            at_S = (next_S2[:, 0] == draft_S).long()
-            # one that has ended stays where it is: its passes are thrown away, and must not run out of the cache
+            accepted_S = (next_ST[:, :-1] == drafts_SK).sum(dim=1)
+            ahead_STD = self.model.look_ahead(0, hidden_STD, next_ST, positions_ST, self.cache)
+            last_S, ahead_SD = next_ST[self.slots, accepted_S], ahead_STD[self.slots, accepted_S]
+            ends_S, counts_S = ends_S + 1 + accepted_S, counts_S + 1 + accepted_S
+            # one that has ended begins anew in its place: its passes are thrown away, and must not run out of the cache
             going_S = torch.tensor([reason is None for reason in self.reasons], device=self.device)
-            ahead_S2D = self.model.look_ahead(0, hidden_S2D, next_S2, positions_S2, self.cache)
-            drafted_S = self._draft(ahead_S2D[self.slots, at_S], counts_S + 1 + at_S)
-            draft_S, last_S = draft_S.where(~going_S, drafted_S), last_S.where(~going_S, next_S2[self.slots, at_S])
-            steps_S = (1 + at_S) * going_S
-            ends_S, counts_S = ends_S + steps_S, counts_S + steps_S
+            ends_S, counts_S = ends_S * going_S, counts_S * going_S
         return [self._completion(i) for i in range(len(self.seeds))]
 
     def _prefill(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Fills the cache -> first tokens, drafts of the second, and the positions of the prompts' last tokens."""
+        """Fills the cache -> first tokens, what the module foresees behind them [S, D], where the prompts' last tokens are."""
         lengths = [len(p) for p in self.prompts]
-        tokens_ST = torch.zeros(len(lengths), max(lengths), dtype=torch.int64, device=self.device)
+        longest = min(round_up(max(lengths), ROUND_TOKENS), self.cache.num_positions)
+        tokens_ST = torch.zeros(len(lengths), longest, dtype=torch.int64, device=self.device)
         for row, prompt in enumerate(self.prompts):
             tokens_ST[row, : len(prompt)] = torch.tensor(prompt, device=self.device)
         ends_S = torch.tensor(lengths, device=self.device) - 1
         prefill = Prefill()
         hidden_STD = self.model(tokens_ST, attend=prefill)
-        logits_SV = self.model.logits(hidden_STD[self.slots, ends_S])
-        first_S = self._draw(logits_SV[:, None], torch.zeros_like(ends_S)[:, None], None)[:, 0]
-        # the module sees the token behind each place: behind the prompt's last, the first that was drawn
-        next_ST = tokens_ST.roll(-1, dims=1)
-        next_ST[self.slots, ends_S] = first_S
-        ahead_STD = self.model.look_ahead(0, hidden_STD, next_ST, attend=prefill)
+        last_SD = hidden_STD[self.slots, ends_S]
+        first_S = self._draw(self.model.logits(last_SD)[:, None], torch.zeros_like(ends_S), tokens_ST[:, :0])[:, 0]
         # slots are rows here; what lies behind a shorter prompt is written over before it is seen
-        self.cache.kv[:, :, :, :, : max(lengths)] = prefill.finish(lengths).kv
-        return first_S, self._draft(ahead_STD[self.slots, ends_S], torch.ones_like(ends_S)), ends_S
+        self.cache.kv[:-1, :, :, :, :longest] = prefill.finish(lengths).kv
+        # the module sees the token behind each place, and is asked only behind the last
+        latents_STL = self.model.look_ahead_latents(0, hidden_STD[:, :-1], tokens_ST[:, 1:])
+        self.cache.kv[-1, 0, :, 0, : longest - 1] = latents_STL
+        return first_S, self._look_ahead(last_SD, first_S, ends_S), ends_S
 
-    def _draft(self, ahead_SD: Tensor, counters_S: Tensor) -> Tensor:
-        """The tokens that the module's hidden states foresee."""
-        return sample(self.model.logits(ahead_SD), self.params, self.seeds_S, counters_S).tokens_B
+    def _draft(self, ahead_SD: Tensor, counts_S: Tensor) -> Tensor:
+        """The token foreseen behind each sequence's last, [S, K]: K is 1, or 0 where all have room for one token only."""
+        left = [self.params.max_tokens - len(own) for own, reason in zip(self.sampled, self.reasons, strict=True) if not reason]
+        if max(left) == 1:
+            return counts_S[:, None][:, :0]
+        return sample(self.model.logits(ahead_SD), self.params, self.seeds_S, counts_S).tokens_B[:, None]
 
-    def _draw(self, logits_STV: Tensor, counters_ST: Tensor, draft_S: Tensor | None) -> Tensor:
+    def _look_ahead(self, hidden_SD: Tensor, next_S: Tensor, positions_S: Tensor) -> Tensor:
+        """The module's hidden states [S, D] at one position of each sequence."""
+        positions_S1 = positions_S[:, None]
+        self.cache.begin_pass(positions_S1)
+        return self.model.look_ahead(0, hidden_SD[:, None], next_S[:, None], positions_S1, self.cache)[:, 0]
+
+    def _draw(self, logits_STV: Tensor, counts_S: Tensor, drafts_SK: Tensor) -> Tensor:
         """Draws the next token at every place, keeps those that count -> all of them, [S, T].
 
         The first place counts; the second where the first drew the draft that it stands on.
         """
-        size = counters_ST.shape
+        size = logits_STV.shape[:2]
+        counters_ST = counts_S[:, None] + torch.arange(size[1], device=self.device)
         seeds = self.seeds_S[:, None].expand(size).flatten()
         sampled = sample(logits_STV.flatten(0, 1), self.params, seeds, counters_ST.flatten())
         drawn = list(zip(*(column.tolist() for column in sampled), strict=True))
-        drafts = [None] * size[0] if draft_S is None else draft_S.tolist()
-        for i, draft in enumerate(drafts):
+        for i, drafts in enumerate(drafts_SK.tolist()):
             if self.reasons[i] is not None:
                 continue
-            first = drawn[i * size[1]]
+            first, *second = drawn[i * size[1] : (i + 1) * size[1]]
             self._take(i, first)
-            if draft is not None:
+            if drafts:
                 self.speculation.num_drafted += 1
-                if first[0] == draft:
+                if first[0] == drafts[0]:
                     self.speculation.num_accepted += 1
                     if self.reasons[i] is None:
-                        self._take(i, drawn[i * size[1] + 1])
+                        self._take(i, second[0])
         return sampled.tokens_B.view(size)
 
     def _take(self, i: int, drawn: tuple[int, float, float]) -> None:

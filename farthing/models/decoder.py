@@ -104,6 +104,16 @@ class Decoder(nn.Module):
         ahead_BTD: Tensor = self.mtp[depth](hidden_BTD, self.embed(next_BT), rope, attend, routing)
         return ahead_BTD
 
+    def look_ahead_latents(self, depth: int, hidden_BTD: Tensor, next_BT: Tensor) -> Tensor:
+        """Only what that module's latent attention leaves in a cache, of rows that start at 0: [B, T, L]."""
+        module = self.mtp[depth]
+        assert isinstance(module, MtpModule)
+        assert isinstance(module.layer, Layer)
+        attention = module.layer.attention
+        assert isinstance(attention, LatentAttention), "to be asked only where latents are cached"
+        x_BTD = module.layer.attention_norm(module.join(hidden_BTD, self.embed(next_BT)))
+        return attention.latents(x_BTD, self._rope(next_BT.shape[1], None))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]; for few positions only, a whole batch goes through `models.head`."""
         return self._packed_head.multiply(hidden, self.head_weight)

@@ -17,3 +17,7 @@ class DenseFFN(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         out_BTD: Tensor = self.down(swiglu(self.gate_up(x_BTD)))
         return out_BTD
+
+    @property
+    def is_plain(self) -> bool:
+        return self.gate_up.is_plain and self.down.is_plain

@@ -1,4 +1,4 @@
-"""RMSNorm, SwiGLU, rotation of heads, attention, experts and linear layers of few rows, rounding to FP8: in one pass on CPUs.
+"""RMSNorm, SwiGLU, rotation of heads, attention, routing, experts and linear layers of few rows, FP8: in one pass on CPUs.
 
 PyTorch runs these as chains of small operators on CPU, which cost more than the matmuls of a small model. Where a C++ compiler
 is present, `kernels/*.cpp` are built once (a few seconds, cached in the user's cache folder) and called through ctypes;
@@ -118,20 +118,62 @@ def linear_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-def experts_of_few(x_ND: Tensor, chosen_NK: Tensor, gates_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
-    """What each token's chosen experts make of it, times their fp32 gates, summed: [N, D]. No gradient."""
+def experts_of_few(
+    x_ND: Tensor,
+    chosen_NK: Tensor,
+    gates_NK: Tensor,
+    gate_up_E2FD: Tensor,
+    down_EDF: Tensor,
+    shared: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """What each token's chosen experts make of it, times their fp32 gates, summed: [N, D]; and what the shared expert makes of
+    it, whose gate and up [2 F, D] and down [D, F] are given. No gradient."""
     x, out = x_ND.contiguous(), torch.empty(x_ND.shape, dtype=x_ND.dtype, device="cpu")
-    tensors = (chosen_NK.contiguous(), gates_NK.contiguous(), gate_up_E2FD.contiguous(), down_EDF.contiguous(), out)
-    _call("experts_few", x, x, *tensors, *chosen_NK.shape, *down_EDF.shape)
+    routed = (chosen_NK.contiguous(), gates_NK.contiguous(), gate_up_E2FD.contiguous(), down_EDF.contiguous())
+    gate_up, down = (None, None) if shared is None else (part.contiguous() for part in shared)
+    sizes = (*chosen_NK.shape, *down_EDF.shape, 0 if down is None else down.shape[1])
+    _call("experts_few", x, x, *routed, gate_up, down, out, *sizes)
     return out
 
 
-def sample_rows(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """One token a row from softmax(logits / temperature) at the row's uniform number -> int64 tokens, fp32 logprobs, [B]."""
+def route(
+    logits_NE: Tensor,
+    bias_E: Tensor | None,
+    num_chosen: int,
+    groups: tuple[int, int],
+    is_sigmoid: bool,
+    is_normed: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`models.moe.Router` from the fp32 logits on: experts chosen int64 [N, K], their gates [N, K], all scores [N, E]. `groups`
+    are how many there are and how many a token may use. No gradient."""
+    scores = logits_NE.contiguous().clone()
+    chosen = torch.empty((len(scores), num_chosen), dtype=torch.int64, device="cpu")
+    gates = torch.empty(chosen.shape, dtype=torch.float32, device="cpu")
+    sizes = (*scores.shape, num_chosen, *groups, int(is_sigmoid), int(is_normed))
+    _call("route", scores, scores, bias_E, chosen, gates, *sizes, scaling)
+    return chosen, gates, scores
+
+
+def turn_latents(
+    q_BTNH: Tensor, latent_BTL: Tensor, weight_C: Tensor, rope: tuple[Tensor, Tensor], eps: float, q_scale: float
+) -> None:
+    """What `LatentAttention` does to queries and latents just projected, in place: latents normed, the turning parts of both
+    rotated, queries scaled. Both must be dense. No gradient."""
+    cos_BTR, sin_BTR = (angle.contiguous() for angle in rope)
+    rows, (heads, width), rank = q_BTNH.shape[0] * q_BTNH.shape[1], q_BTNH.shape[2:], len(weight_C)
+    sizes = (rows, heads, width, rank, latent_BTL.shape[-1] - rank, cos_BTR.shape[0] * cos_BTR.shape[1])
+    _call("turn_latents", q_BTNH, q_BTNH, latent_BTL, weight_C, cos_BTR, sin_BTR, *sizes, eps, q_scale)
+
+
+def sample_rows(logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """One token a row from softmax(logits / temperature), at number `counters_B` of the generator of `seeds_B` -> int64 tokens,
+    fp32 logprobs, [B]."""
     logits_BV, rows = logits_BV.contiguous(), len(logits_BV)
-    tokens_B, logprobs_B = torch.empty(rows, dtype=torch.int64, device="cpu"), uniforms_B.new_empty(rows)
-    scale = 1 / temperature
-    _call("sample", logits_BV, logits_BV, uniforms_B, tokens_B, logprobs_B, rows, logits_BV.shape[1], scale)
+    tokens_B = torch.empty(rows, dtype=torch.int64, device="cpu")
+    logprobs_B = torch.empty(rows, dtype=torch.float32, device="cpu")
+    drawn = (seeds_B.contiguous(), counters_B.contiguous(), tokens_B, logprobs_B)
+    _call("sample", logits_BV, logits_BV, *drawn, rows, logits_BV.shape[1], 1 / temperature)
     return tokens_B, logprobs_B
 
 
@@ -145,10 +187,14 @@ def round_blocks(x: Tensor, block: tuple[int, int], power_of_two: bool) -> Tenso
 
 
 def can_fuse(*tensors: Tensor) -> bool:
-    """Whether the kernels exist here and take these tensors."""
-    first = tensors[0]
-    same = all(t.dtype == first.dtype and t.device.type == "cpu" for t in tensors)
-    return same and first.dtype in _SUFFIX and library() is not None
+    """Whether the kernels exist here and take these tensors. Asked at every product: hence the plain loop."""
+    dtype = tensors[0].dtype
+    if dtype not in _SUFFIX or library() is None:
+        return False
+    for tensor in tensors:  # noqa: SIM110
+        if tensor.dtype != dtype or not tensor.is_cpu:
+            return False
+    return True
 
 
 def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,11 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias)
         self.packed = PackedWeight()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its products are of the weight itself, as they are unless training is in fp8."""
+        return type(self.packed) is PackedWeight
+
     def forward(self, x: Tensor) -> Tensor:
         return self.packed.multiply(x, self.weight, self.bias)
 

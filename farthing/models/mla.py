@@ -10,13 +10,11 @@ Shapes: B rows, T tokens, D width, N heads, H head width (without position | rot
 C latent alone, V value width.
 """
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from torch import Tensor, nn
 
 from farthing.models.attention import Attend, RMSNorm
-from farthing.models.fused import rotate
+from farthing.models.fused import can_fuse, rotate, turn_latents
 from farthing.models.linear import Linear
 from farthing.models.rope import yarn_softmax_scale
 from farthing.models.shape import MlaShape, ModelShape, YarnScaling
@@ -25,12 +23,12 @@ LATENT_NORM_EPS = 1e-6
 """DeepSeek's own code, and everybody's after it, norms the latents with this whatever the config's rms_norm_eps."""
 
 
-@runtime_checkable
-class LatentAttend(Protocol):
+class LatentAttend:
     """An `Attend` that keeps what it is given, and so asks for the latent instead of keys and values."""
 
     def attend_latent(self, mla: "LatentAttention", q_BTNH: Tensor, latent_BTL: Tensor) -> Tensor:
         """Returns the attended values [B, T, N, V]."""
+        raise NotImplementedError
 
 
 class LatentAttention(nn.Module):
@@ -51,7 +49,7 @@ class LatentAttention(nn.Module):
         self.softmax_scale = yarn_softmax_scale(yarn) if isinstance(yarn, YarnScaling) else 1.0
 
     def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        q_BTNH, latent_BTL = self._queries(x_BTD, rope), self._latent(x_BTD, rope)
+        q_BTNH, latent_BTL = self._project(x_BTD, rope)
         if isinstance(attend, LatentAttend):
             attended = attend.attend_latent(self, q_BTNH, self._as_seen(latent_BTL))
         else:
@@ -59,24 +57,35 @@ class LatentAttention(nn.Module):
         out_BTD: Tensor = self.out(attended.flatten(2))
         return out_BTD
 
-    def _queries(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        if self.q_down is not None and self.q_norm is not None:
-            x_BTD = self.q_norm(self.q_down(x_BTD))
-        q_BTNH = self.q_up(x_BTD).view(*x_BTD.shape[:2], self.num_heads, self.head_width)
+    def latents(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """What an engine caches of these tokens, where nothing is to be attended to from them: [B, T, L]."""
+        nobody_BT0H = x_BTD.new_empty(*x_BTD.shape[:2], 0, self.head_width)
+        return self._as_seen(self._turn(nobody_BT0H, self.kv_down(x_BTD), rope)[1])
+
+    def _project(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries [B, T, N, H] and latents [B, T, L]."""
+        given = x_BTD if self.q_down is None or self.q_norm is None else self.q_norm(self.q_down(x_BTD))
+        q_BTNH = self.q_up(given).view(*x_BTD.shape[:2], self.num_heads, self.head_width)
+        return self._turn(q_BTNH, self.kv_down(x_BTD), rope)
+
+    def _turn(self, q_BTNH: Tensor, latent_BTL: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Just projected, both its own -> normed, rotated and scaled."""
+        if not torch.is_grad_enabled() and can_fuse(q_BTNH, latent_BTL, self.kv_norm.weight):
+            turn_latents(q_BTNH, latent_BTL, self.kv_norm.weight, rope, self.kv_norm.eps, self.softmax_scale)
+            return q_BTNH, latent_BTL
         if self.softmax_scale != 1.0:
             q_BTNH = q_BTNH * self.softmax_scale
         fixed, turning = torch.split(q_BTNH, [self.mla.qk_nope_head_width, self.mla.qk_rope_head_width], dim=-1)
-        return torch.cat((fixed, rotate(turning, *rope)), dim=-1)
-
-    def _latent(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        latent, turning = torch.split(self.kv_down(x_BTD), [self.mla.kv_lora_rank, self.mla.qk_rope_head_width], dim=-1)
-        return torch.cat((self.kv_norm(latent), rotate(turning.unsqueeze(2), *rope).squeeze(2)), dim=-1)
+        latent, turning_key = torch.split(latent_BTL, [self.mla.kv_lora_rank, self.mla.qk_rope_head_width], dim=-1)
+        turned_key = rotate(turning_key.unsqueeze(2), *rope).squeeze(2)
+        return torch.cat((fixed, rotate(turning, *rope)), dim=-1), torch.cat((self.kv_norm(latent), turned_key), dim=-1)
 
     def _as_seen(self, latent_BTL: Tensor) -> Tensor:
         """What `kv_up` would round (it may multiply in fp8) is cached rounded, so that attending to latents sees the same."""
+        if self.kv_up.is_plain:
+            return latent_BTL
         latent, turned = torch.split(latent_BTL, [self.mla.kv_lora_rank, self.mla.qk_rope_head_width], dim=-1)
-        seen = self.kv_up.packed.seen_input(latent)
-        return latent_BTL if seen is latent else torch.cat((seen, turned), dim=-1)
+        return torch.cat((self.kv_up.packed.seen_input(latent), turned), dim=-1)
 
     def expand(self, latent_BTL: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B, T, N, H] and values [B, T, N, V] of every head."""

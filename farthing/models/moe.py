@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from farthing.models.ffn import DenseFFN
-from farthing.models.fused import can_fuse, experts_of_few, swiglu
+from farthing.models.fused import can_fuse, experts_of_few, route, swiglu
+from farthing.models.linear import FEW_ROWS, PackedWeight
 from farthing.models.shape import ModelShape, MoeShape
 
 Grouped = Callable[[Tensor, Tensor, list[int]], Tensor]
@@ -66,13 +66,17 @@ class Router(nn.Module):
         super().__init__()
         self.moe, self.scoring = moe, shape.expert_scoring
         self.weight = nn.Parameter(torch.empty(moe.num_experts, shape.width))
+        self._linear = PackedWeight()
         self.bias: Tensor | None
         self.register_buffer("bias", torch.zeros(moe.num_experts, dtype=torch.float32) if shape.has_balance_bias else None)
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Experts chosen [N, K], their gates fp32 [N, K], and all scores fp32 [N, E]."""
         moe = self.moe
-        logits_NE = F.linear(x_ND.float(), self.weight.float())
+        logits_NE = self._linear.multiply(x_ND.float(), self.weight.float())
+        if not torch.is_grad_enabled() and can_fuse(logits_NE):
+            groups, is_sigmoid = (moe.n_group, moe.topk_group), self.scoring == "sigmoid"
+            return route(logits_NE, self.bias, moe.experts_per_token, groups, is_sigmoid, moe.norm_topk, moe.routed_scaling)
         scores_NE = logits_NE.sigmoid() if self.scoring == "sigmoid" else logits_NE.softmax(dim=-1)
         chosen_NK = self._choose(scores_NE.detach())
         gates_NK = scores_NE.gather(1, chosen_NK)
@@ -141,7 +145,11 @@ class MoeFFN(nn.Module):
         if routing is not None:
             routing.record(self.layer, scores_NE, chosen_NK)
         if self.experts.are_few(x_ND):
-            out_ND = experts_of_few(x_ND, chosen_NK, gates_NK, self.experts.gate_up, self.experts.down)
+            weights = self.experts.gate_up, self.experts.down
+            if len(x_ND) <= FEW_ROWS and self.shared.is_plain:
+                shared = self.shared.gate_up.weight, self.shared.down.weight
+                return experts_of_few(x_ND, chosen_NK, gates_NK, *weights, shared).view_as(x_BTD)
+            out_ND = experts_of_few(x_ND, chosen_NK, gates_NK, *weights)
         else:
             out_ND = torch.bmm(gates_NK[:, None].to(x_ND.dtype), self._by_expert(x_ND, chosen_NK)).squeeze(1)
         shared_ND: Tensor = self.shared(x_ND)

@@ -35,6 +35,10 @@ class MtpModule(nn.Module):
         attend: Attend,
         routing: Routing | None = None,
     ) -> Tensor:
-        joined = torch.cat((self.embed_norm(embedded_BTD), self.hidden_norm(hidden_BTD)), dim=-1)
-        out_BTD: Tensor = self.norm(self.layer(self.project(joined), rope, attend, routing))
+        out_BTD: Tensor = self.norm(self.layer(self.join(hidden_BTD, embedded_BTD), rope, attend, routing))
         return out_BTD
+
+    def join(self, hidden_BTD: Tensor, embedded_BTD: Tensor) -> Tensor:
+        """What enters the module's layer."""
+        joined_BTD: Tensor = self.project(torch.cat((self.embed_norm(embedded_BTD), self.hidden_norm(hidden_BTD)), dim=-1))
+        return joined_BTD

@@ -48,6 +48,20 @@ def test_absorbed_and_expanded_attention_are_equal(model: Decoder) -> None:
         torch.testing.assert_close(mla.values(weights @ latent[..., :14]), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_gradients_queries_and_latents_are_the_same(model: Decoder, dtype: torch.dtype) -> None:
+    """One kernel norms, rotates and scales there; positions differ by row."""
+    mla = attention_of(model).to(dtype)
+    x = torch.randn(3, 4, 24, generator=torch.Generator().manual_seed(2)).to(dtype)
+    rope = model._rope(4, torch.arange(12).view(3, 4) * 2)
+    wanted = mla._project(x, rope)
+    with torch.no_grad():
+        found = (*mla._project(x, rope), mla.latents(x, rope))
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
+    for mine, theirs in zip(found, (*wanted, wanted[1]), strict=True):
+        torch.testing.assert_close(mine, theirs.detach(), **tolerance)
+
+
 def test_later_tokens_never_change_earlier_ones_and_padding_is_never_seen(model: Decoder) -> None:
     tokens = random_tokens(2, 12)
     changed = tokens.clone()

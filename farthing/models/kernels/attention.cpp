@@ -401,6 +401,14 @@ std::vector<Part> parts_of(const int64_t* slots, const int64_t* firsts, const in
   return parts;
 }
 
+// Whether a step is worth waking the other threads for; `per_position` multiplications for each position that a member sees
+bool is_much(const std::vector<Part>& parts, const int64_t* positions, int64_t per_position) {
+  int64_t seen = 0;
+  for (const Part& part : parts)
+    for (int64_t m = 0; m < part.count; m++) seen += positions[part.member[m]];
+  return seen * per_position > kSerialProducts;
+}
+
 // Queries of a part against one key/value head, rows [count * repeat, padded width], scaled
 template <typename T>
 void attend_part(const std::vector<float>& rows, int64_t repeat, const Part& part, int64_t kv_head, const Cache<T>& cache,
@@ -428,7 +436,8 @@ void decode(const T* q, const T* k, const T* v, T* out, int64_t q_stride, int64_
   const int64_t repeat = num_heads / cache.num_kv_heads, width = cache.widths.key, value_width = cache.widths.value;
   const int64_t padded = round_up(width, kLanes);
   const float scale = 1.f / std::sqrt(float(width));
-#pragma omp parallel for schedule(dynamic)
+  const bool wakes = is_much(parts, positions, num_heads * (width + value_width));
+#pragma omp parallel for schedule(dynamic) if (wakes)
   for (int64_t task = 0; task < int64_t(parts.size()) * cache.num_kv_heads; task++) {
     const Part& part = parts[task / cache.num_kv_heads];
     const int64_t kv_head = task % cache.num_kv_heads, queries = part.count * repeat;
@@ -481,7 +490,8 @@ void decode_latents(const T* q, const T* latent, T* out, const T* up, int64_t q_
       const int64_t token = part.member[m];
       std::copy_n(latent + token * latent_stride, width, cache.key(token, 0, positions[token]));
     }
-#pragma omp parallel for schedule(dynamic)
+  const bool wakes = is_much(parts, positions, h.num_heads * (width + h.rank));
+#pragma omp parallel for schedule(dynamic) if (wakes)
   for (int64_t task = 0; task < int64_t(parts.size()); task++) {
     const Part& part = parts[task];
     const int64_t queries = part.count * h.num_heads, all_heads = h.num_heads * head;

@@ -1,5 +1,5 @@
 // Elementwise parts of a decoder layer, each in one pass over memory: RMSNorm, SwiGLU, rotary positions, with gradients;
-// and the draw of a token from logits.
+// what latent attention does to queries and latents before they meet; and the draw of a token from logits.
 // Built by fused.py with the system's compiler and called through ctypes; fused.py holds the same functions in PyTorch.
 // Sums run in a fixed order for a fixed number of threads, so results repeat to the bit.
 
@@ -11,8 +11,6 @@
 #include "numbers.h"
 
 namespace {
-
-constexpr int64_t kSerialElements = 1 << 14;  // below this, waking the other threads costs more than it saves
 
 template <typename T>
 void rmsnorm_forward(const T* x, const T* weight, T* y, float* rstd, int64_t rows, int64_t width, float eps) {
@@ -65,7 +63,7 @@ void swiglu_forward(const T* gate_up, T* out, int64_t rows, int64_t width) {
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) {
       float g = load(gate, i);
-      store(o, i, g / (1.f + fast_exp(-g)) * load(up, i));
+      store(o, i, g * sigmoid(g) * load(up, i));
     }
   }
 }
@@ -78,7 +76,7 @@ void swiglu_backward(const T* grad, const T* gate_up, T* grad_gate_up, int64_t r
     T *grad_gate = grad_gate_up + 2 * r * width, *grad_up = grad_gate + width;
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) {
-      float g = load(gate, i), s = 1.f / (1.f + fast_exp(-g)), di = load(d, i);
+      float g = load(gate, i), s = sigmoid(g), di = load(d, i);
       store(grad_up, i, di * g * s);
       store(grad_gate, i, di * load(up, i) * s * (1.f + g * (1.f - s)));
     }
@@ -106,11 +104,53 @@ void rotate(const T* x, const float* cos, const float* sin, T* y, int64_t rows, 
   }
 }
 
+// In place, row by row: the last `turning` numbers of each of a query's heads turned by the row's angle and all scaled; a latent's
+// first `rank` numbers normed, the rest turned. Row r takes angle row r % periods.
+template <typename T>
+void turn_latents(T* queries, T* latents, const T* weight, const float* cos, const float* sin, int64_t rows, int64_t heads,
+                  int64_t head_width, int64_t rank, int64_t turning, int64_t periods, float eps, float scale) {
+  const int64_t half = turning / 2, fixed = head_width - turning, width = rank + turning;
+#pragma omp parallel for schedule(static) if (rows * heads * head_width > kSerialElements)
+  for (int64_t r = 0; r < rows; r++) {
+    const float *c = cos + (r % periods) * half, *s = sin + (r % periods) * half;
+    const auto turn = [&](T* pair, float by) {
+#pragma omp simd
+      for (int64_t i = 0; i < half; i++) {
+        const float first = load(pair, i) * by, second = load(pair, i + half) * by;
+        store(pair, i, first * c[i] - second * s[i]);
+        store(pair, i + half, second * c[i] + first * s[i]);
+      }
+    };
+    for (int64_t h = 0; h < heads; h++) {
+      T* head = queries + (r * heads + h) * head_width;
+      if (scale != 1.f)
+        for (int64_t i = 0; i < fixed; i++) store(head, i, load(head, i) * scale);
+      turn(head + fixed, scale);
+    }
+    T* latent = latents + r * width;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < rank; i++) { const float v = load(latent, i); sum += v * v; }
+    const float rstd = 1.f / std::sqrt(sum / rank + eps);
+#pragma omp simd
+    for (int64_t i = 0; i < rank; i++) store(latent, i, load(latent, i) * rstd * load(weight, i));
+    turn(latent + rank, 1.f);
+  }
+}
+
+// in [0, 1): number `counter` of the generator that `seed` begins, as `uniform` in engine/sampler.py
+inline float uniform(int64_t seed, int64_t counter) {
+  uint64_t z = uint64_t(seed) + (uint64_t(counter) + 1) * 0x9E3779B97F4A7C15u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return float((z ^ (z >> 31)) >> 40) * 0x1p-24f;
+}
+
 // One draw a row by inverse transform: the first token at which the running sum of exp(logit / temperature) passes
 // uniform * total. Sums of kBlock tokens are kept, so only one block is walked token by token.
 template <typename T>
-void sample(const T* logits, const float* uniforms, int64_t* tokens, float* logprobs, int64_t rows, int64_t vocab,
-            float inverse_temperature) {
+void sample(const T* logits, const int64_t* seeds, const int64_t* counters, int64_t* tokens, float* logprobs, int64_t rows,
+            int64_t vocab, float inverse_temperature) {
   constexpr int64_t kBlock = 256;
   const int64_t blocks = (vocab + kBlock - 1) / kBlock;
 #pragma omp parallel for schedule(static) if (rows * vocab > kSerialElements)
@@ -128,7 +168,7 @@ void sample(const T* logits, const float* uniforms, int64_t* tokens, float* logp
       for (int64_t i = b * kBlock; i < end; i++) sum += fast_exp((load(row, i) - top) * inverse_temperature);
       total += sums[b] = sum;
     }
-    double left = uniforms[r] * total;
+    double left = uniform(seeds[r], counters[r]) * total;
     int64_t block = 0, last = blocks - 1;
     while (last > 0 && sums[last] == 0) last--;
     while (block < last && left >= sums[block]) left -= sums[block++];
@@ -162,8 +202,14 @@ void sample(const T* logits, const float* uniforms, int64_t* tokens, float* logp
                                 int64_t stride, int64_t periods, float sign) {                                        \
     rotate(x, c, s, y, r, n, h, stride, periods, sign);                                                               \
   }                                                                                                                   \
-  extern "C" void sample_##NAME(const T* l, const float* u, int64_t* t, float* p, int64_t r, int64_t v, float scale) { \
-    sample(l, u, t, p, r, v, scale);                                                                                  \
+  extern "C" void turn_latents_##NAME(T* q, T* l, const T* w, const float* c, const float* s, int64_t r, int64_t n,    \
+                                      int64_t h, int64_t rank, int64_t turning, int64_t periods, float eps,           \
+                                      float scale) {                                                                  \
+    turn_latents(q, l, w, c, s, r, n, h, rank, turning, periods, eps, scale);                                         \
+  }                                                                                                                   \
+  extern "C" void sample_##NAME(const T* l, const int64_t* seeds, const int64_t* counters, int64_t* t, float* p,       \
+                                int64_t r, int64_t v, float scale) {                                                  \
+    sample(l, seeds, counters, t, p, r, v, scale);                                                                    \
   }
 EXPORT(f32, float)
 EXPORT(bf16, bf16)

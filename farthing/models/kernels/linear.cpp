@@ -10,8 +10,7 @@
 
 namespace {
 
-constexpr int64_t kBlock = 4;                // rows of the weight that stay in cache while all rows of x meet them
-constexpr int64_t kSerialWeights = 1 << 14;  // below this, waking the other threads costs more than it saves
+constexpr int64_t kBlock = 4;  // rows of the weight that stay in cache while all rows of x meet them
 
 // out[r * kBlock + c] of R rows of x and C rows of the weight, all of one width
 template <int R, int C, typename T>
@@ -50,7 +49,7 @@ void linear_few(const T* x, const T* weight, const T* bias, T* out, int64_t rows
     for (int64_t i = 0; i < rows * width; i++) wide.push_back(load(x, i));
     given = wide.data();
   }
-#pragma omp parallel for schedule(static) if (width * out_width > kSerialWeights)
+#pragma omp parallel for schedule(static) if (rows * width * out_width > kSerialProducts)
   for (int64_t block = 0; block < out_width; block += kBlock) {
     const int64_t count = std::min(kBlock, out_width - block);
     for (int64_t first = 0; first < rows; first += 4) {

@@ -2,11 +2,16 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
 namespace {
+
+// Below so many multiplications, or numbers that only pass through, waking the other threads costs more than it saves: they sleep
+// between products (see GOMP_SPINCOUNT in farthing/__init__.py), and a virtual machine takes a tenth of a millisecond to wake one.
+constexpr int64_t kSerialProducts = 1 << 19, kSerialElements = 1 << 16;
 
 struct bf16 { uint16_t bits; };
 
@@ -25,24 +30,25 @@ inline void store(bf16* p, int64_t i, float value) {  // round to nearest even; 
   p[i].bits = (word & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : uint16_t(rounded);
 }
 
-// Cephes expf: 2^n times a polynomial; plain arithmetic, so that the compiler vectorises it. 0 below -87, as -inf must give.
+// Cephes expf: 2^n times a polynomial; plain arithmetic, so that the compiler vectorises it, and without a branch, from which it
+// would make several versions of what stands around. 0 below -88, as -inf must give; NaN stays NaN.
 inline float fast_exp(float x) {
-  const float keep = x < -87.f ? 0.f : 1.f;
-  x = x > 88.f ? 88.f : x;
-  x = x < -87.f ? -87.f : x;
-  float n = std::floor(x * 1.44269504f + 0.5f);
-  float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  x = std::max(std::min(x, 88.f), -88.5f);
+  const float n = std::floor(x * 1.44269504f + 0.5f);
+  const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  float e = p * r * r + r + 1.f;
-  int32_t exponent = (int32_t(n) + 127) << 23;
+  const float e = p * r * r + r + 1.f;
+  const int32_t exponent = std::max(int32_t(n) + 127, 0) << 23;
   float scale;
   std::memcpy(&scale, &exponent, 4);
-  return e * scale * keep;
+  return e * scale;
 }
+
+inline float sigmoid(float x) { return 1.f / (1.f + fast_exp(-x)); }
 
 }  // namespace
