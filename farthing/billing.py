@@ -1,21 +1,22 @@
 """A run directory or a project folder -> its bill, with what the money bought: evaluations, reward, the runs it is made of."""
 
+import os
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from farthing.errors import RunError
-from farthing.files import read_json
+from farthing.kept import run_info, stage_result
 from farthing.ledger.account import Account, read_account
 from farthing.ledger.bill import Bill, make_bill
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import detail_of, usd_text
 from farthing.ledger.gains import gains, marginal
 from farthing.ledger.overhead import Overhead
-from farthing.ledger.projects import BOOK, is_project, members, open_project, project_account, refresh
+from farthing.ledger.projects import BOOK, is_project, members, open_project, project_account, refresh, trains_base
 from farthing.ledger.superseded import Replaced
-from farthing.summary import is_running, read_metrics, recipe_of
+from farthing.summary import is_running, read_metrics
 
 CURVE_POINTS = 5000
 """Of longer curves every k-th step is read into the marginal reward."""
@@ -31,13 +32,13 @@ def bill_at(path: Path, overhead: Overhead | None = None) -> tuple[Bill, Path]:
 
 
 def _run_bill(run_dir: Path, overhead: Overhead | None) -> Bill:
-    info = read_json(run_dir / "run.json") if (run_dir / "run.json").is_file() else {"machine": {}}
-    peaks = [v for k, v in info["machine"].items() if k.startswith("matmul_peak_flops")]
+    machine = run_info(run_dir)["machine"] if (run_dir / "run.json").is_file() else {}
+    peaks = [v for k, v in machine.items() if k.startswith("matmul_peak_flops")]
     with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
         account = read_account(ledger)
         if account.attempts and account.status == "running" and (run_dir / "lock").is_file() and not is_running(run_dir):
             account.attempts[-1].outcome = "killed"  # the next attempt will say so in the ledger
-        bill = make_bill(account, peaks[0] if peaks else None, _pretrains(run_dir), overhead)
+        bill = make_bill(account, peaks[0] if peaks else None, trains_base(run_dir), overhead)
         eval_usd = _evaluation_costs(ledger, account)
     counting = {name: stage.sums["picousd"] - stage.superseded_picousd for name, stage in bill.stages.items()}
     stage_usd = {name: Decimal(usd_text(picousd)) for name, picousd in counting.items()}
@@ -46,15 +47,9 @@ def _run_bill(run_dir: Path, overhead: Overhead | None) -> Bill:
     return bill
 
 
-def _pretrains(run_dir: Path) -> bool:
-    """Whether the run trained its base model itself, as far as its recipe can be read."""
-    has_recipe = (run_dir / "recipe.json").is_file()
-    return has_recipe and any(stage.kind == "pretrain" for stage in recipe_of(run_dir).stages.values())
-
-
 def _evaluations(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Stage -> label -> evaluation, of stages that are done."""
-    found = {path.parent.name: read_json(path).get("eval", {}) for path in sorted(run_dir.glob("stages/*/result.json"))}
+    found = {path.parent.name: stage_result(path).get("eval", {}) for path in sorted(run_dir.glob("stages/*/result.json"))}
     return {stage: labels for stage, labels in found.items() if labels}
 
 
@@ -78,7 +73,8 @@ def _reward_curve(run_dir: Path, superseded: list[Replaced]) -> Iterator[tuple[f
     since = {entry.stage: entry.attempt for entry in superseded}
     stages: dict[str, dict[int, tuple[float, float]]] = {}
     for row in read_metrics(run_dir):
-        if "reward" in row and "usd" in row and row.get("attempt", 0) >= since.get(row["stage"], 0):
+        is_told = all(isinstance(row.get(name), int | float) for name in ("reward", "usd", "attempt"))
+        if is_told and row["attempt"] >= since.get(row["stage"], 0):
             stages.setdefault(row["stage"], {})[row["step"]] = (row["usd"], row["reward"])
     if stages:
         curve = [point for _, point in sorted(list(stages.values())[-1].items())]
@@ -86,10 +82,13 @@ def _reward_curve(run_dir: Path, superseded: list[Replaced]) -> Iterator[tuple[f
 
 
 def _project_bill(path: Path, overhead: Overhead | None) -> Bill:
-    with open_project(path) as project:
-        troubles = refresh(project)
+    can_write = os.access(path, os.W_OK) and os.access(path / BOOK, os.W_OK)
+    with open_project(path, read_only=not can_write) as project:
+        troubles = (
+            refresh(project) if can_write else [f"{path} cannot be written to, so its runs are as they were last entered"]
+        )
         known = members(project).values()
-        pretrains = any(_pretrains(Path(member.dir)) for member in known)
+        pretrains = any(member.detail.get("pretrains", trains_base(Path(member.dir))) for member in known)
         bill = make_bill(project_account(project), None, pretrains, overhead)
         bill.extra["runs"] = [
             {

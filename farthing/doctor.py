@@ -15,7 +15,7 @@ from rich.text import Text
 
 from farthing.config import DistillConfig, EvalConfig, GrpoConfig, Recipe, RewardModelConfig, StageConfig, TrainConfig
 from farthing.errors import LedgerError
-from farthing.files import read_json
+from farthing.kept import evaluation, run_info
 from farthing.manifest import damage
 from farthing.summary import bill_of, curves, damaged_lines, is_running, open_run, recipe_of
 from farthing.symptoms.collecting import collected
@@ -100,12 +100,12 @@ def is_bad(findings: Sequence[Finding]) -> bool:
 def _held_out(run_dir: Path, stage: str) -> dict[str, dict[str, Any]]:
     """The full evaluations of a stage by label: before, after."""
     found = ((label, run_dir / "stages" / stage / f"eval_{label}.json") for label in ("before", "after"))
-    return {label: read_json(path) for label, path in found if path.is_file()}
+    return {label: evaluation(path) for label, path in found if path.is_file()}
 
 
 def _precision(run_dir: Path, recipe: Recipe) -> str:
     """What `auto` came to on the machine; fp32 where the run did not get that far."""
-    machine = read_json(run_dir / "run.json")["machine"]
+    machine = run_info(run_dir)["machine"]
     measured = [key.removeprefix("matmul_peak_flops_") for key in machine if key.startswith("matmul_peak_flops_")]
     if recipe.precision == "auto":
         return str(measured[0]) if measured else "fp32"

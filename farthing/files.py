@@ -1,6 +1,7 @@
 """Files and folders that survive a kill or a power cut, and JSON files that others wrote. No torch here."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -65,13 +66,30 @@ def read_model_json(path: Path) -> dict[str, Any] | None:
     return loaded
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock on this file, such as a run directory's `lock`."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """One JSON line; half a line that a full disk or a power cut left is closed first. A full disk is a DiskFull."""
+    append_text_line(path, json.dumps(row))
+
+
+def append_text_line(path: Path, line: str) -> None:
+    """The same for a line of text."""
     try:
         with path.open("ab+") as file:
             if file.seek(0, os.SEEK_END) and not _ends_line(file):
                 file.write(b"\n")
-            file.write(json.dumps(row).encode() + b"\n")
+            file.write(line.encode() + b"\n")
     except OSError as error:
         raise disk_error(path, error) from error
 

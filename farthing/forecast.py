@@ -132,7 +132,7 @@ class Forecast:
 def dry_run(recipe: Recipe, run_dir: Path, only: str = "", again_from: str = "") -> Forecast:
     """Probes (where the recipe can run here), counts and prices what is still to do in `run_dir`; writes nothing."""
     planned = {p.name: p for p in plan_stages(recipe, run_dir, only, again_from)}
-    price = load_price_book().price(recipe.device, datetime.date.today())
+    price = load_price_book().price(recipe.device, datetime.datetime.now(datetime.UTC).date())
     speed = probe_speed(recipe) if recipe.runnable else assumed_speed(recipe)
     stages = []
     done = [name for name in planned if planned[name].action not in TO_RUN]

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from farthing.config import StageConfig
 from farthing.errors import RunError
-from farthing.files import read_json
+from farthing.kept import evaluation, run_info
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import PHASES
 from farthing.panels import (
@@ -148,7 +148,7 @@ def _figure(run_dir: Path, logged: Mapping[str, tuple[StageConfig, Rows]], spend
     )  # fmt: skip
     _heading(figure, run_dir, spending)
     for number, (name, (config, rows)) in enumerate(logged.items()):
-        evals = {p.stem.removeprefix("eval_"): read_json(p) for p in (run_dir / "stages" / name).glob("eval_*.json")}
+        evals = {p.stem.removeprefix("eval_"): evaluation(p) for p in (run_dir / "stages" / name).glob("eval_*.json")}
         _stage(figure, grid[number], name, config, rows, evals)
     _spending(figure.add_subplot(grid[len(heights) - 1]), spending)
     return figure
@@ -160,7 +160,7 @@ def _num_rows(panels: Sequence[Panel]) -> int:
 
 
 def _heading(figure: Figure, run_dir: Path, spending: Spending) -> None:
-    info = read_json(run_dir / "run.json")
+    info = run_info(run_dir)
     total = sum(values[-1] for values in spending.usd.values())
     commit = (info["commit"] or "no commit")[:10] + (" (changed)" if info["dirty"] else "")
     held = f"{_duration(spending.hours[-1])} held"

@@ -30,7 +30,7 @@ from farthing.config.base import SOURCE
 from farthing.config.graph import OWN, model_input
 from farthing.data.samples import DATA_FILE
 from farthing.errors import RecipeError
-from farthing.files import read_json
+from farthing.kept import run_info
 from farthing.ledger.entries import Ledger
 from farthing.models.shape import ModelShape
 from farthing.pipeline import run_recipe
@@ -135,7 +135,7 @@ def profile_recipe(
         with contextlib.suppress(_Enough):
             run_recipe(alone, run_dir, [watcher])
         compute = compute_precision(precision, placement.device)
-        peak_flops = read_json(run_dir / "run.json")["machine"][f"matmul_peak_flops_{compute}"]
+        peak_flops = run_info(run_dir)["machine"][f"matmul_peak_flops_{compute}"]
         work = phase_work(run_dir, name, range(1, num_steps + 1))
         shape = stage_shape(alone, run_dir, name)
     if trace is not None:

@@ -48,6 +48,7 @@ from farthing.errors import (
     RunLocked,
 )
 from farthing.files import append_line, read_json, write_json
+from farthing.kept import run_info, stage_result
 from farthing.ledger.charges import Purchase, charge_api, price_entries
 from farthing.ledger.entries import EntryFields, Ledger
 from farthing.ledger.prices import PriceBook, PriceRecord, RateRecord, load_price_book
@@ -162,7 +163,7 @@ class Run:
         """Reads run.json, or writes it with the recipe before anything else happens."""
         path = self.dir / "run.json"
         if path.is_file():
-            known: dict[str, Any] = read_json(path)
+            known = run_info(self.dir)
             self._same_recipe(known)
             return known
         info = {
@@ -450,7 +451,7 @@ class Run:
     def result(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage wrote, None before."""
         path = self.stage_dir(stage) / "result.json"
-        return read_json(path) if path.is_file() else None
+        return stage_result(path) if path.is_file() else None
 
     # closing -----------------------------------------------------------------------------------------------------------
 

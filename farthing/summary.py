@@ -1,6 +1,5 @@
 """A run directory -> what `farthing show --json` prints. Reads files only; no torch."""
 
-import fcntl
 import json
 from collections.abc import Iterator
 from decimal import Decimal
@@ -9,7 +8,8 @@ from typing import Any
 
 from farthing.config import Recipe, parse_recipe
 from farthing.errors import FarthingError, RunError
-from farthing.files import read_json
+from farthing.files import is_locked, read_json
+from farthing.kept import evaluation, run_info, stage_result, table_rows
 from farthing.ledger.account import read_account
 from farthing.ledger.bill import Bill, make_bill
 from farthing.ledger.entries import Ledger
@@ -36,8 +36,7 @@ def recipe_of(run_dir: Path) -> Recipe:
 
 def bill_of(run_dir: Path) -> Bill:
     """The bill, after the ledger's chain has been checked (see ledger/account.py for how much of a long one)."""
-    info = read_json(run_dir / "run.json")
-    peaks = [v for k, v in info["machine"].items() if k.startswith("matmul_peak_flops")]
+    peaks = [v for k, v in run_info(run_dir)["machine"].items() if k.startswith("matmul_peak_flops")]
     with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
         pretrains = any(stage.kind == "pretrain" for stage in recipe_of(run_dir).stages.values())
         return make_bill(read_account(ledger), peaks[0] if peaks else None, pretrains)
@@ -54,7 +53,7 @@ def read_metrics(run_dir: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
             except ValueError:
                 continue  # half a line, cut short by a kill or a full disk: its step is done again
-            if isinstance(row, dict) and {"stage", "step"} <= row.keys():
+            if isinstance(row, dict) and isinstance(row.get("stage"), str) and isinstance(row.get("step"), int):
                 yield row
 
 
@@ -91,15 +90,7 @@ def superseded(run_dir: Path) -> dict[str, int]:
 
 def is_running(run_dir: Path) -> bool:
     """Whether a process holds the run's lock."""
-    path = run_dir / "lock"
-    if not path.is_file():
-        return False
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_locked(run_dir / "lock")
 
 
 def summarise_run(run_dir: Path) -> dict[str, Any]:
@@ -107,7 +98,7 @@ def summarise_run(run_dir: Path) -> dict[str, Any]:
 
     budget: stopped with a checkpoint because a budget was used up; the same command with a higher one goes on.
     """
-    info, recipe, bill = read_json(run_dir / "run.json"), recipe_of(run_dir), bill_of(run_dir).to_json()
+    info, recipe, bill = run_info(run_dir), recipe_of(run_dir), bill_of(run_dir).to_json()
     costs = {s["name"]: s for s in bill["stages"]}
     steps = curves(run_dir)
     stages = [
@@ -121,7 +112,7 @@ def summarise_run(run_dir: Path) -> dict[str, Any]:
         "status": _status(run_dir, stages, bill["attempts"]),
         "seed": info["seed"],
         "recipe_sha256": info["recipe_sha256"],
-        "commit": info["commit"],
+        "commit": info.get("commit"),
         "created": info["created"],
         "weights_sha256": digests[-1] if digests else None,
         "total_usd": bill["total_usd"],
@@ -144,12 +135,12 @@ def _stage(
     run_dir: Path, name: str, kind: str, num_steps: int, cost: dict[str, Any] | None, steps: dict[int, dict[str, Any]]
 ) -> dict[str, Any]:
     path = run_dir / "stages" / name / "result.json"
-    result = read_json(path) if path.is_file() else None
+    result = stage_result(path) if path.is_file() else None
     last = steps[max(steps)] if steps else {}
     metrics = {k: v for k, v in last.items() if k not in LAST_METRICS}
     evals = {} if result is None else result.get("eval", {})
     if result is None and kind != "evaluate":
-        found = {p.stem.removeprefix("eval_"): read_json(p) for p in path.parent.glob("eval_*.json")}
+        found = {p.stem.removeprefix("eval_"): evaluation(p) for p in path.parent.glob("eval_*.json")}
         evals = dict(sorted(found.items(), reverse=True))
     stage = {
         "name": name,
@@ -160,13 +151,13 @@ def _stage(
         "seconds": cost["held_s"] if cost else 0.0,
         "usd": cost["usd"] if cost else str(Decimal(0)),
         "weights_sha256": result.get("weights_sha256") if result else None,
-        "metrics": metrics | (result["metrics"] if result else {}),
+        "metrics": metrics | (result.get("metrics", {}) if result else {}),
     }
     best = {"best": result["best"]} if result and "best" in result else {}
     preferences = {"preferences": result["preferences"]} if result and "preferences" in result else {}
     if result and "file" in result:
         file = path.parent / result["file"]
-        holds = {"table": read_json(file)["rows"]} if file.name == "table.json" else {"num_samples": count_lines(file)}
+        holds = {"table": table_rows(file)} if file.name == "table.json" else {"num_samples": count_lines(file)}
         stage |= {"file": str(file), **holds}
     return stage | ({"eval": evals} if evals else {}) | best | preferences
 

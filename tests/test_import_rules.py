@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "planner",
         "errors",
         "files",
+        "kept",
         "manifest",
         "models.shape",
         "origin",
@@ -40,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 A name stands for all below it, unless a longer one is listed: `models.shape` is arithmetic that prices are made of."""
 
 TORCH_FREE = (
-    "files", "manifest", "origin", "rerun", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape",
+    "files", "kept", "manifest", "origin", "rerun", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape",
     "cli", "clock", "attempt", "budget", "energy", "billing", "reflection", "panels", "data.preferences", "data.judging",
     "stages.hacking", "endpoint", "bought",
 )  # fmt: skip

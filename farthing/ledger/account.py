@@ -6,6 +6,7 @@ This is what every bill, boundary and export is made of, and what a project copi
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -31,11 +32,18 @@ class ResumedFrom(BaseModel):
     step: int = Field(ge=-1)
 
 
+class Clock(BaseModel):
+    """How long the attempt's process had been there when it opened the book."""
+
+    process_age_ns: int = Field(ge=0)
+
+
 class StartDetail(BaseModel):
     """What the bill reads from the `detail` of an attempt_start."""
 
     price: str
     resumed_from: ResumedFrom | None = None
+    clock: Clock | None = None
 
 
 class EndDetail(BaseModel):
@@ -174,7 +182,8 @@ def _read_events(
         is_last = number == len(starts) - 1
         stop = account.num_entries + 1 if is_last else starts[number + 1].seq
         resumed = details[start.attempt].resumed_from
-        attempt = Attempt(start.attempt, start.at, start.at, resumed)
+        began_at = _began_at(start, details[start.attempt].clock)
+        attempt = Attempt(start.attempt, began_at, start.at, resumed)
         end = ends.get(start.attempt)
         if end is not None:
             ended = _read_detail(end, EndDetail)
@@ -191,6 +200,14 @@ def _read_events(
         }
         lives.append(life)
     return lives, ranks
+
+
+def _began_at(start: Entry, clock: Clock | None) -> str:
+    """When the attempt's process began, which is held time too: some seconds before it had a ledger to write to."""
+    if clock is None:
+        return start.at
+    age = timedelta(microseconds=clock.process_age_ns // 1000)
+    return (datetime.fromisoformat(start.at) - age).isoformat(timespec="microseconds")
 
 
 def _check_turns(starts: list[Entry], ends: dict[int, Entry], totals: Totals, ledger: Ledger, last_seq: int) -> None:

@@ -16,6 +16,9 @@ from farthing.ledger.entry import AMOUNTS, MONEY, Entry, EntryFields, detail_of,
 from farthing.ledger.price_record import PriceRecord, RateRecord
 from farthing.ledger.prices import PriceBook, gb_months, storage_cost
 
+MOST_USD = 10**12
+"""More than anything costs: what is above it is a slip of the keyboard."""
+
 
 def price_entries(ledger: Ledger, records: Iterable[PriceRecord | RateRecord]) -> list[EntryFields]:
     """Price entries for the records that the book does not hold yet; call it under the write lock (`append_from`)."""
@@ -128,6 +131,8 @@ def charge_expense(
     """An amount that somebody states, with where it is from: data bought, labelling, an invoice."""
     if not source.strip():
         raise LedgerError(f"the expense {what!r} has no source; say where the amount is from, such as an invoice number.")
+    if not (usd.is_finite() and 0 < usd <= MOST_USD):
+        raise LedgerError(f"the expense {what!r} is of {usd} USD; stated are amounts above 0 and up to {MOST_USD:,}.")
     detail = {"what": what, "source": source, "quantity": quantity, "unit": unit}
     return ledger.append(attempt=attempt, kind="expense", purpose=purpose, outcome="ok", usd=usd, detail=detail)
 
@@ -139,13 +144,23 @@ def correct(ledger: Ledger, seq: int, reason: str, usd: Decimal = Decimal(0), **
         raise LedgerError(f"a correction cannot change {sorted(unknown)}; allowed: usd, {', '.join(AMOUNTS)}, busy_ns.")
     if not reason.strip():
         raise LedgerError(f"the correction of entry {seq} has no reason; say what was wrong.")
+    if not usd.is_finite() or not (usd or any(differences.values())):
+        raise LedgerError(f"the correction of entry {seq} changes nothing ({usd} USD); give what to add, such as -0.25.")
 
     def build() -> list[EntryFields]:
-        wrong = next(ledger.entries(seq - 1, "seq = ?", (seq,)), None)
+        is_there = 1 <= seq <= ledger.head()[0]
+        wrong = next(ledger.entries(seq - 1, "seq = ?", (seq,)), None) if is_there else None
         if wrong is None or wrong.kind not in ("phase", "storage", "api", "expense"):
             found = "there is none" if wrong is None else f"it is of kind {wrong.kind}"
             raise LedgerError(
                 f"entry {seq} cannot be corrected: {found}; corrected are phase, storage, api and expense entries."
+            )
+        earlier = (e for e in ledger.events() if e.kind == "correction" and detail_of(e)["corrects"] == seq)
+        stands = wrong.usd + sum((e.usd for e in earlier), Decimal(0))
+        if not 0 <= stands + usd <= MOST_USD:
+            raise LedgerError(
+                f"entry {seq} stands at {stands:f} USD; with {usd:f} it would be {stands + usd:f}. A cost is from 0 to "
+                f"{MOST_USD:,} USD."
             )
         same: EntryFields = {
             "attempt": wrong.attempt, "kind": "correction", "purpose": wrong.purpose, "outcome": "ok", "stage": wrong.stage,

@@ -53,7 +53,8 @@ class Charge(NamedTuple):
 
 def focus_rows(account: Account, name: str) -> list[dict[str, Any]]:
     """Every column a string, a number as text, or None; the order of COLUMNS. A project's runs are sub-accounts."""
-    period = _second(account.began_at), _second(account.ended_at, is_end=True)
+    spans = [span for part in account.parts or [account] for span in _moments(part)]
+    period = _second(min(spans, default="")), _second(max(spans, default=""), is_end=True)
     billing = {
         "BillingAccountId": account.first_hash[:16], "BillingAccountName": name, "BillingPeriodStart": period[0],
         "BillingPeriodEnd": period[1],
@@ -67,12 +68,18 @@ def focus_rows(account: Account, name: str) -> list[dict[str, Any]]:
     return [{column: cells[column] for column in COLUMNS} for cells in found]
 
 
+def _moments(account: Account) -> list[str]:
+    attempts = [at for attempt in account.attempts for at in (attempt.started_at, attempt.ended_at)]
+    return [at for at in (account.began_at, account.ended_at, *attempts) if at]
+
+
 def _row(account: Account, row: Row, charge: Charge, is_first: bool) -> dict[str, Any]:
     group = row.group
     price = account.prices.get(charge.sku_price or "", {})
     usd, device = usd_text(charge.picousd), group.device or str(price.get("device", "")) or group.kind
     spans = {a.number: (a.started_at, a.ended_at) for a in account.attempts}
-    began_at, ended_at = spans.get(group.attempt, (account.began_at, account.ended_at))
+    # a clock that was set back may have an attempt end before it began
+    began_at, ended_at = sorted(spans.get(group.attempt, (account.began_at, account.ended_at)))
     category, subcategory = _SERVICE.get(group.kind, _TRAINING)
     is_expense, region = group.kind == "expense", price.get("region") or None
     usage = {
@@ -188,22 +195,25 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Costs as decimal128(38, 12), everything else as text; needs pyarrow."""
+    """Costs as decimal128(38, 12), unit prices with all 18 places that fit, everything else as text; needs pyarrow."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise RecipeError("Parquet needs the extra: pip install 'farthing[data]'; CSV works without (--csv FILE)") from error
     pa: Any = pyarrow
-    costs = {name for name in COLUMNS if name.endswith(("Cost", "UnitPrice", "Quantity"))}
+    places = {name: 18 if name.endswith("UnitPrice") else 12 for name in COLUMNS if name.endswith(_NUMBERS)}
     arrays = {
-        name: pa.array([_decimal(row[name]) for row in rows], pa.decimal128(38, 12))
-        if name in costs
+        name: pa.array([_decimal(row[name], places[name]) for row in rows], pa.decimal128(38, places[name]))
+        if name in places
         else pa.array([row[name] for row in rows], pa.string())
         for name in COLUMNS
     }
     pa.parquet.write_table(pa.table(arrays), path)
 
 
-def _decimal(text: str | None) -> Decimal | None:
-    return None if text is None else Decimal(text)
+_NUMBERS = ("Cost", "UnitPrice", "Quantity")
+
+
+def _decimal(text: str | None, places: int) -> Decimal | None:
+    return None if text is None else Decimal(text).quantize(Decimal(1).scaleb(-places), context=MONEY)

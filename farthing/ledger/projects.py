@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from farthing.errors import LedgerError, RunError
+from farthing.files import is_locked
 from farthing.ledger.account import Account, Row, from_groups, read_account, to_groups
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import Entry, EntryFields, detail_of, usd_text
@@ -53,8 +54,11 @@ def open_project(path: Path, *, create: bool = False, read_only: bool = False) -
     return Ledger.open(path / BOOK, read_only=read_only)
 
 
-def enter_run(project: Ledger, run_dir: Path, role: str | None = None) -> bool:
-    """Copies the run's figures in, where they have changed -> whether an entry was made. `role` None keeps the old one."""
+def enter_run(project: Ledger, run_dir: Path, role: str | None = None, only: str = "") -> bool:
+    """Copies the run's figures in, where they have changed -> whether an entry was made. `role` None keeps the old one.
+
+    `only`: the run that has to lie there (hash of its entry 1); RunError for another.
+    """
     if role is not None and role not in ROLES:
         raise RunError(f"{role!r} is no role of a run; allowed: {', '.join(ROLES)}.")
     with Ledger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
@@ -62,10 +66,14 @@ def enter_run(project: Ledger, run_dir: Path, role: str | None = None) -> bool:
     if not account.num_entries:
         raise LedgerError(f"{run_dir} has no ledger entries yet; add it once it has begun.")
 
+    if only and account.first_hash != only:
+        raise RunError(f"another run lies at {run_dir} now; if it belongs here: farthing project add PROJECT {run_dir}")
+    status = "killed" if account.status == "running" and not is_locked(run_dir / "lock") else account.status
+
     def build() -> list[EntryFields]:
         old = members(project).get(account.first_hash)
         new_role = role or (old.role if old else "final")
-        if old and (old.detail["head_hash"], old.role) == (account.head_hash, new_role):
+        if old and (old.detail["head_hash"], old.role, old.status) == (account.head_hash, new_role, status):
             return []
         if old and old.detail["head_seq"] > account.num_entries:
             raise LedgerError(
@@ -77,7 +85,8 @@ def enter_run(project: Ledger, run_dir: Path, role: str | None = None) -> bool:
             "name": run_dir.resolve().name,
             "dir": str(run_dir.resolve()),
             "role": new_role,
-            "status": account.status,
+            "status": status,
+            "pretrains": trains_base(run_dir),
             "head_seq": account.num_entries,
             "head_hash": account.head_hash,
             "total_usd": f"{total:f}",
@@ -98,10 +107,19 @@ def refresh(project: Ledger) -> list[str]:
         run_dir = Path(member.dir)
         if (run_dir / "ledger.sqlite").is_file():
             try:
-                enter_run(project, run_dir)
-            except LedgerError as error:
+                enter_run(project, run_dir, only=member.run)
+            except (LedgerError, RunError) as error:
                 troubles.append(f"{member.name}: {error}")
     return troubles
+
+
+def trains_base(run_dir: Path) -> bool:
+    """Whether the run pretrains its base model itself, as far as its recipe can be read."""
+    try:
+        stages = json.loads((run_dir / "recipe.json").read_bytes())["stages"]
+        return any(stage["kind"] == "pretrain" for stage in stages.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def members(project: Ledger) -> dict[str, Member]:

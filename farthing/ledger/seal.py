@@ -5,11 +5,13 @@ The chain proves the entries; the seal covers the rest of the file too (headers,
 """
 
 import hashlib
+import json
 import os
 import zlib
 from pathlib import Path
 from typing import Any
 
+from farthing.errors import LedgerError
 from farthing.ledger.entry import canonical_json, utc_now
 
 SEAL_VERSION = 1
@@ -40,8 +42,29 @@ def write_seal(book: Path, head: tuple[int, str]) -> None:
 
 
 def break_seal(book: Path) -> None:
-    """Before anything is appended."""
-    seal_path(book).unlink(missing_ok=True)
+    """Before anything is appended, under the write lock. LedgerError, and the seal stays, where the files are not those that
+    were sealed: a new seal over a change would hide it."""
+    path = seal_path(book)
+    try:
+        sealed = json.loads(path.read_bytes())["files"]
+        changed = [name for name, sums in sealed.items() if _sha256(path.parent / name) != sums["sha256"]]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError, AttributeError):
+        changed = [path.name]
+    if changed:
+        raise LedgerError(
+            f"{', '.join(changed)} in {path.parent} changed after the ledger was sealed; nothing was written. `farthing audit` "
+            f"tells which byte. Restore it from a copy, or, to go on with what is there, move {path.name} away"
+        )
+    path.unlink()
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sums(path: Path) -> dict[str, object]:

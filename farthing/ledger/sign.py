@@ -4,14 +4,30 @@ Ed25519 (RFC 8032) by the `cryptography` package, over canonical JSON. Later ent
 """
 
 import base64
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from farthing.errors import LedgerError, RecipeError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from farthing.errors import LedgerError, RecipeError, disk_error
+from farthing.files import append_text_line
 from farthing.ledger.account import read_account
 from farthing.ledger.entries import Ledger
 from farthing.ledger.entry import canonical_json, usd_text, utc_now
+
+
+class Checkpoint(BaseModel):
+    """One line of the file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    version: Literal[1]
+    at: str
+    run: str
+    head_seq: int
+    head_hash: str
+    total_usd: str
+    public_key: str
+    signature: str
 
 
 def signatures_path(book: Path) -> Path:
@@ -35,8 +51,7 @@ def sign_ledger(book: Path, key_file: Path) -> dict[str, Any]:
         "public_key": base64.b64encode(key.public_key().public_bytes_raw()).decode(),
     }
     checkpoint["signature"] = base64.b64encode(key.sign(canonical_json(checkpoint).encode())).decode()
-    with signatures_path(book).open("a", encoding="ascii") as file:
-        file.write(canonical_json(checkpoint) + "\n")
+    append_text_line(signatures_path(book), canonical_json(checkpoint))
     return checkpoint
 
 
@@ -48,13 +63,19 @@ def check_signatures(book: Path) -> list[dict[str, Any]]:
         return []
     found = []
     with Ledger.open(book, read_only=True) as ledger:
-        for number, line in enumerate(path.read_text("ascii").splitlines(), start=1):
-            checkpoint = json.loads(line)
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                checkpoint = Checkpoint.model_validate_json(line).model_dump()
+            except ValidationError as error:
+                raise LedgerError(
+                    f"{path}, line {number}, is no signature: {line[:60]!r}. It was changed or cut short; restore the file "
+                    "from a copy, or take the line out: the other signatures stand without it."
+                ) from error
             signed = {name: value for name, value in checkpoint.items() if name != "signature"}
             try:
                 public = ed25519.Ed25519PublicKey.from_public_bytes(base64.b64decode(checkpoint["public_key"]))
                 public.verify(base64.b64decode(checkpoint["signature"]), canonical_json(signed).encode())
-            except (invalid, ValueError, KeyError) as error:
+            except (invalid, ValueError) as error:
                 raise LedgerError(f"{path}, line {number}: the signature does not fit what it signs.") from error
             if not ledger.holds(checkpoint["head_seq"], checkpoint["head_hash"]):
                 raise LedgerError(
@@ -70,12 +91,15 @@ def _load_key(path: Path) -> Any:
     if not path.exists():
         key = ed25519.Ed25519PrivateKey.generate()
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        path.touch(mode=0o600)
-        path.write_bytes(pem)
+        try:
+            path.touch(mode=0o600)
+            path.write_bytes(pem)
+        except OSError as error:
+            raise disk_error(path, error) from error
         return key
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise LedgerError(
             f"{path} holds no private key we can read ({error}). Give an Ed25519 key in PEM, without a password."
         ) from error

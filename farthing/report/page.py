@@ -18,7 +18,7 @@ from markupsafe import Markup
 from farthing.billing import bill_at
 from farthing.config import Recipe, RewardConfig, StageConfig
 from farthing.doctor import diagnose
-from farthing.files import read_json
+from farthing.kept import run_info, table_rows
 from farthing.ledger.html import bill_body
 from farthing.ledger.statement import usd_short
 from farthing.report.axes import stage_places
@@ -37,13 +37,13 @@ def report(run_dir: Path) -> str:
     bill, _ = bill_at(run_dir)
     chains = read_chains(run_dir)
     stages = _stages(run_dir, recipe, summary, chains)
-    tables = [(name, table_view(read_json(path)["rows"])) for name, path in _tables(run_dir, recipe)]
+    tables = [(name, table_view(table_rows(path))) for name, path in _tables(run_dir, recipe)]
     words = [words_view(name, config, chains.get(name, [])) for name, config in recipe.stages.items()]
     page: str = _template("page.html").render(
         css=Markup(_text("page.css")),
         summary=summary,
         recipe=recipe,
-        facts=_facts(read_json(run_dir / "run.json"), summary),
+        facts=_facts(run_info(run_dir), summary),
         findings=diagnose(run_dir),
         stages=stages,
         tables=tables,

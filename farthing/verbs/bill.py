@@ -74,6 +74,7 @@ def bill(
 
 def _written(result: Any, name: str, targets: Mapping[str, Path | None]) -> list[Path]:
     """The bill in every form that has a target; the files, in order."""
+    from farthing.errors import disk_error
     from farthing.ledger.double_entry import beancount_text
     from farthing.ledger.focus import focus_rows, write_csv, write_parquet
     from farthing.ledger.html import bill_html
@@ -86,7 +87,10 @@ def _written(result: Any, name: str, targets: Mapping[str, Path | None]) -> list
     }
     wanted = {form: target for form, target in targets.items() if target is not None}
     for form, target in wanted.items():
-        forms[form](target)
+        try:
+            forms[form](target)
+        except OSError as error:
+            raise disk_error(target, error) from error
     return list(wanted.values())
 
 

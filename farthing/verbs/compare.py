@@ -30,10 +30,10 @@ def compare(
 
     rows, title = list(peers()), "Published runs"
     if run is not None:
-        from farthing.files import read_json
+        from farthing.kept import run_info
         from farthing.summary import bill_of, open_run
 
-        info = read_json(open_run(run) / "run.json")
+        info = run_info(open_run(run))
         bill = bill_of(run).to_json()
         device = ", ".join(price["device"] for price in bill["prices"] if price["unit"] == "device-hour")
         rows, title = [*rows, *own_rows(info["name"], device, bill)], f"{info['name']} beside published runs"

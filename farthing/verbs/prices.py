@@ -39,12 +39,13 @@ def prices(
     import json
     import sys
 
+    from farthing.files import write_text
     from farthing.ledger import price_list
     from farthing.ledger.prices import load_price_book
 
     console, day, book = Console(), _day_of(on), load_price_book()
     if snapshot is not None:
-        snapshot.write_text(price_list.snapshot(gpu or ["H100", "H200", "A100", "L4", "MI300X"], day), encoding="utf-8")
+        write_text(snapshot, price_list.snapshot(gpu or ["H100", "H200", "A100", "L4", "MI300X"], day))
         console.print(f"wrote {snapshot}; to use it: export FARTHING_PRICES={snapshot}", markup=False, highlight=False)
         return
     if diff is not None:

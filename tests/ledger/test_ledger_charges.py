@@ -89,3 +89,23 @@ def test_a_correction_changes_the_bill_and_not_the_entry(ledger: Ledger, history
         correct(ledger, wrong, "", Decimal(1))
     with pytest.raises(LedgerError, match="cannot change"):
         correct(ledger, wrong, "no", Decimal(1), step=4)
+
+
+def test_a_correction_leaves_a_cost_and_changes_something(ledger: Ledger, history: History) -> None:
+    history.start()
+    history.spend("sft", 0, "update", usd=10)
+    wrong = ledger.head()[0]
+    correct(ledger, wrong, "refund", Decimal(-6))
+    for usd in ("-4.01", "-1e30", "1e13"):
+        with pytest.raises(LedgerError, match="stands at 4"):
+            correct(ledger, wrong, "slip", Decimal(usd))
+    for usd in ("0", "NaN", "Infinity"):
+        with pytest.raises(LedgerError, match="changes nothing"):
+            correct(ledger, wrong, "slip", Decimal(usd))
+    for seq in (0, -1, 2**63, 10**30):
+        with pytest.raises(LedgerError, match="there is none"):
+            correct(ledger, seq, "slip", Decimal(1))
+    correct(ledger, wrong, "the rest of it", Decimal(-4))
+    for amount in ("0", "-3", "NaN", "1e13"):
+        with pytest.raises(LedgerError, match="stated are amounts above 0"):
+            charge_expense(ledger, Decimal(amount), what="labels", source="invoice")

@@ -124,7 +124,7 @@ def test_a_dead_attempt_is_closed_from_its_heartbeat_once(ledger: Ledger, price:
     said: list[str] = []
     rate = load_price_book().rate("storage/local-disk", datetime(2026, 11, 1, tzinfo=UTC).date())
     # what others write between the last beat and the funeral takes none of its time away
-    correct(ledger, next(e.seq for e in ledger.entries() if e.phase), "refunded", Decimal("-0.01"))
+    correct(ledger, next(e.seq for e in ledger.entries() if e.phase), "refunded", Decimal("0.01"))
     assert bury_dead_attempt(ledger, tmp_path, rate, said.append) == 1
     tail = [e for e in ledger.entries() if e.outcome == "killed"]
     assert {(e.kind, e.stage, e.step, e.phase) for e in tail} == {

@@ -96,6 +96,24 @@ def test_parquet_holds_decimals(account: Account, tmp_path: Path) -> None:
     assert sum(table.column("BilledCost").to_pylist()) == TOTAL
 
 
+def test_parquet_takes_prices_of_many_places(account: Account, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    rows = [row | {"ListUnitPrice": "0.00000000000012345678901"} for row in focus_rows(account, NAME)]
+    write_parquet(rows, tmp_path / "bill.parquet")
+    found = pq.read_table(tmp_path / "bill.parquet").column("ListUnitPrice").to_pylist()
+    assert set(found) == {Decimal("0.000000000000123457")}
+
+
+def test_periods_begin_before_they_end_though_the_clock_was_set_back(history: History) -> None:
+    history.start()
+    history.spend("grpo", 0, "rollout", usd=3)
+    history.end("ok")
+    account = read_account(history.ledger)
+    account.attempts[0].ended_at, account.ended_at = "2026-01-01T00:00:00.000000+00:00", "2026-01-01T00:00:00.000000+00:00"
+    for row in focus_rows(account, NAME):
+        assert row["BillingPeriodStart"] <= row["ChargePeriodStart"] < row["ChargePeriodEnd"] <= row["BillingPeriodEnd"]
+
+
 def test_beancount_accepts_the_file_and_its_balance(account: Account, tmp_path: Path) -> None:
     loader = pytest.importorskip("beancount.loader")
     (tmp_path / "bill.beancount").write_text(beancount_text(account, NAME))
@@ -155,6 +173,7 @@ def test_a_signature_outlives_later_entries_and_shows_a_changed_book(history: Hi
     history.ledger.close()
     path.unlink()
     path.with_suffix(".jsonl").unlink()
+    path.with_suffix(".seal.json").unlink()
     with Ledger.open(path) as ledger:
         other = History(ledger)
         other.start()

@@ -1,6 +1,9 @@
 """Runs of every fate -> one account: deleted, grown, experimental, entered by two processes at once."""
 
+import fcntl
+import json
 import multiprocessing
+import os
 import shutil
 from decimal import Decimal
 from pathlib import Path
@@ -123,3 +126,66 @@ def test_a_run_is_not_made_a_project(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is a run, no project; name the project first"):
         open_project(run, create=True)
     assert bill_at(run)[0].to_json()["entries"]
+
+
+def test_another_run_in_a_members_place_is_not_entered_unasked(tmp_path: Path) -> None:
+    run, project = a_run(tmp_path / "run", 10), tmp_path / "project"
+    with open_project(project, create=True) as book:
+        enter_run(book, run)
+    shutil.rmtree(run)
+    a_run(run, 4)
+    page = bill_at(project)[0].to_json()
+    assert Decimal(page["total_usd"]) == 10
+    assert "another run lies at" in page["not_refreshed"][0]
+
+
+def test_a_run_whose_process_died_is_killed_in_its_project_too(tmp_path: Path) -> None:
+    run, project = tmp_path / "run", tmp_path / "project"
+    run.mkdir()
+    with Ledger.open(run / "ledger.sqlite") as ledger:
+        history = History(ledger)
+        history.start()
+        history.spend("grpo", 0, "update", usd=4)
+    with (run / "lock").open("w") as lock, open_project(project, create=True) as book:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        enter_run(book, run)
+        assert [m.status for m in members(book).values()] == ["running"]
+    assert [r["status"] for r in bill_at(project)[0].to_json()["runs"]] == ["killed"]
+
+
+def test_a_deleted_run_that_trained_its_base_still_says_so(tmp_path: Path) -> None:
+    run, project = a_run(tmp_path / "run", 10), tmp_path / "project"
+    (run / "recipe.json").write_text(json.dumps({"stages": {"base": {"kind": "pretrain"}}}))
+    with open_project(project, create=True) as book:
+        enter_run(book, run)
+    shutil.rmtree(run)
+    assert not any("base model" in line for line in bill_at(project)[0].to_json()["excluded"])
+
+
+def test_a_project_that_cannot_be_written_is_billed_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, project = a_run(tmp_path / "run", 10), tmp_path / "project"
+    with open_project(project, create=True) as book:
+        enter_run(book, run)
+    go_on(run, 3)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # what root is told otherwise
+    page = bill_at(project)[0].to_json()
+    assert Decimal(page["total_usd"]) == 10
+    assert "cannot be written to" in page["not_refreshed"][0]
+
+
+def test_a_changed_project_is_not_sealed_anew(tmp_path: Path) -> None:
+    """Billing enters what its runs came to: that must not put a new seal over somebody's change."""
+    run, project = a_run(tmp_path / "run", 10), tmp_path / "project"
+    with open_project(project, create=True) as book:
+        enter_run(book, run)
+    seal = (project / "project.seal.json").read_bytes()
+    mirror = (project / "project.jsonl").read_bytes()
+    (project / "project.jsonl").write_bytes(mirror.replace(b'"role', b'"rule', 1))
+    go_on(run, 3)
+    page = bill_at(project)[0].to_json()
+    assert "changed after the ledger was sealed" in page["not_refreshed"][0]
+    assert (project / "project.seal.json").read_bytes() == seal
+    with open_project(project) as book, pytest.raises(LedgerError, match=r"project.jsonl in .* changed after"):
+        charge_expense(book, Decimal(5), what="labels", source="invoice")
+    (project / "project.jsonl").write_bytes(mirror)
+    assert Decimal(bill_at(project)[0].to_json()["total_usd"]) == 13

@@ -9,7 +9,7 @@ from ledger_history import History
 from typer.testing import CliRunner, Result
 
 from farthing.cli import app
-from farthing.errors import PriceError, RunError
+from farthing.errors import LedgerError, PriceError, RunError
 from farthing.ledger.entries import Ledger
 
 
@@ -72,3 +72,53 @@ def test_prices_are_listed_shown_and_compared() -> None:
     assert "h100-80gb" in {line["key"] for line in changed}
     assert isinstance(farthing("prices", "h9000").exception, PriceError)
     assert isinstance(farthing("prices", "--on", "soon").exception, PriceError)
+
+
+@pytest.mark.parametrize("form", ["--html", "--csv", "--beancount", "--sign"])
+def test_what_cannot_be_written_is_named(run: Path, tmp_path: Path, form: str) -> None:
+    pytest.importorskip("cryptography")
+    target = tmp_path / "none" / "bill"
+    error = farthing("bill", run, form, target).exception
+    assert isinstance(error, RunError)
+    assert f"cannot write {target}" in str(error)
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"[]", b'{"version": 1}', b"\xff\xfe", b'{"head_seq": "x", "head_hash": 3, "at": null}']
+)
+def test_a_damaged_signature_is_named_by_its_line(run: Path, tmp_path: Path, line: bytes) -> None:
+    pytest.importorskip("cryptography")
+    assert farthing("bill", run, "--sign", tmp_path / "key.pem").exit_code == 0
+    with (run / "ledger.signed.jsonl").open("ab") as file:
+        file.write(line)
+    error = farthing("bill", run, "--signatures").exception
+    assert isinstance(error, LedgerError)
+    assert "line 2, is no signature" in str(error)
+    # half a line left by a full disk does not spoil the next signature
+    assert farthing("bill", run, "--sign", tmp_path / "key.pem").exit_code == 0
+    assert (run / "ledger.signed.jsonl").read_bytes().count(b'"signature"') == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.json", "[]"),
+        ("run.json", '{"machine": 3}'),
+        ("stages/grpo/result.json", '{"eval": {"after": 3}}'),
+        ("stages/grpo/result.json", '{"eval": {"after": {"pass_at_1": "x", "ci95": [0, 1], "n": 8, "samples": 4}}}'),
+        ("stages/grpo/result.json", "7"),
+    ],
+)
+def test_a_file_of_another_shape_is_named(run: Path, name: str, text: str) -> None:
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).write_text(text)
+    error = farthing("bill", run).exception
+    assert isinstance(error, RunError)
+    assert f"{run / name} is not as farthing writes it" in str(error)
+
+
+def test_metrics_of_other_types_are_left_out(run: Path) -> None:
+    rows = [{"stage": 3, "step": 0}, {"stage": "grpo", "step": "x"}, {"stage": "grpo", "step": 1, "usd": "x", "reward": None}]
+    (run / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (run / "recipe.json").write_text('{"stages": [1, 2]}')
+    assert farthing("bill", run).exit_code == 0
