@@ -41,9 +41,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 A name stands for all below it, unless a longer one is listed: `models.shape` is arithmetic that prices are made of."""
 
 TORCH_FREE = (
-    "files", "kept", "manifest", "origin", "rerun", "metrics", "errors", "summary", "doctor", "plot", "run", "live", "models.shape",
-    "cli", "clock", "attempt", "budget", "energy", "billing", "reflection", "panels", "data.preferences", "data.judging",
-    "stages.hacking", "endpoint", "bought",
+    "files", "kept", "manifest", "origin", "rerun", "metrics", "errors", "summary", "doctor", "plot", "run", "live",
+    "models.shape", "cli", "clock", "attempt", "budget", "energy", "billing", "reflection", "panels", "data.preferences",
+    "data.judging", "stages.hacking", "endpoint", "bought",
 )  # fmt: skip
 TORCH_FREE_ROOMS = ("config", "ledger", "tasks", "rewards", "symptoms", "verbs", "planner", "report")
 
