@@ -20,6 +20,8 @@ FIRST = {
     ("verdict", 1): "37 before that",
     ("every quantity", 2): "23 before the reader was mended on two of them",
     ("verdict", 2): "24 before that too",
+    ("every quantity", 3): "29 before the reader was mended on three kinds of them",
+    ("verdict", 3): "24 before that",
 }
 """Of the sentences as they were first met."""
 

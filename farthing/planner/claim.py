@@ -54,6 +54,8 @@ class Claim:
     """How the text was read where it could be read otherwise."""
     conflicts: tuple[str, ...] = ()
     """Two figures for one thing that cannot both hold."""
+    agreements: tuple[str, ...] = ()
+    """Parts that add up to a figure which is given too."""
     ambiguous: tuple[str, ...] = ()
     """Figures with two readings, such as 1.000; the first is used."""
     other_reading: "Claim | None" = None

@@ -238,7 +238,7 @@ def _bare_size(mention: Mention, _groups: Groups, _second: Numeral | None, _raw:
 
 _READERS: dict[str, Reader] = {
     "price": _money, "purchase": _money, "usd": _money, "each": _money, "at": _money, "aside_money": _money,
-    "device_hours": _timed, "hours": _timed, "daily": _daily, "minutes": _minutes, "devices": _multiplied,
+    "device_hours": _timed, "node_hours": _timed, "hours": _timed, "daily": _daily, "minutes": _minutes, "devices": _multiplied,
     "flops": _of_flops, "tflops": _of_flops, "kwh": _energy, "tco2": _carbon, "mfu": _share, "mfu_ratio": _ratio,
     "model_size": _model_size, "bare_size": _bare_size, "nodes_of": _multiplied,
 }  # fmt: skip
@@ -247,5 +247,9 @@ _READERS: dict[str, Reader] = {
 def _asides(text: str) -> Iterator[tuple[int, int]]:
     """From "compared with" and its like to the end of the clause."""
     for match in ASIDE.finditer(text):
-        end = re.search(r"[.;)](?!\w)|, (?:but|and|so|it|we|they|which)\b|$", text[match.end() :])
+        end = re.search(rf"[.;)](?!\w)|, (?:but|and|so|it|we|they|which)\b|{_APPOSED}|$", text[match.end() :])
         yield match.start(), match.end() + (end.start() if end else 0)
+
+
+_APPOSED = r"(?<=[a-z]), (?:only |just |about )?(?:us)?\$?#[a-z]+#,"
+"""Less than a used car, $9,000, for 4,608 hours: a figure between commas is said of the run again."""

@@ -42,6 +42,7 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
         ),
         ("purchase", rf"{_CUR} ?{_N}(?:[ -]?{_MONEY})? ?(?:/|per|a|an|each|for each) ?(?:{_ADJECTIVE}{_D})(?![ -]?{_TIME})"),
         ("flops", rf"{_N} ?(?P<p>peta|exa|p|e)?(?:flops?(?:/s|ps)?|flop/s|fs?|f/s)(?:-s)?[ -](?P<t>days?|hours?|years?)\b"),
+        ("node_hours", rf"{_N}[ -]?(?:{_ADJECTIVE}{_D}(?:[ -]{_D2})*[ -])?{NODE}[ -]{_TIME}\b"),
         (
             "device_hours",
             rf"{_N}[ -]?(?:{_ADJECTIVE}{_D}(?:'s)?[ -]?(?:{_ADJECTIVE}{_D2}[ -]?)*)(?:of )?{_TIME}\b(?P<rate> ?(?:per|/|for each|for every|a) ?(?:{_N2} ?|one )?(?:trillion |billion )?tokens?)?",
@@ -90,7 +91,7 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
         ),
         ("at", rf"(?<=[_#] at ){_CUR} ?{_N}(?! ?(?:{_MONEY}|/|per\b))"),
         ("usd", rf"{_CUR} ?{_N}(?:[ -]?{_MONEY})?"),
-        ("usd", rf"{_N}[ -]?{_MONEY}\b"),
+        ("usd", rf"{_N}[ -]?(?:of )?{_MONEY}\b"),
         ("aside_batch", rf"\bbatch(?:es)?(?: size)?(?: of| was| is|:)? {_N}[ -]?tokens?\b"),
         ("aside_batch", rf"{_N}[ -]tokens? (?:batch|context|sequences?|windows?)\b"),
         (
@@ -127,6 +128,7 @@ PATTERNS: list[tuple[str, re.Pattern[str]]] = [
             "nodes_of",
             rf"{_N} ?(?:x )?{_N2}[ -]?(?:x ?)?@(?P<dn>[a-z]+)@[ -](?:@[a-z]+@[ -])?(?:nodes|servers|machines|boxes|hosts|instances)\b",
         ),
+        ("per_node", rf"(?<!# ){_N} ?x ?{_D}[ -](?:{_D2}[ -])?(?:nodes|servers|machines|boxes|hosts|instances)\b"),
         ("per_node", rf"{_N} {_ADJECTIVE}{_D}(?:s)? ?(?:per|/|a|in each|each|on each|in every|on every) ?{NODE}\b"),
         ("per_node", rf"{_N} (?:per|a|in each|each|on each|to a) ?{NODE}\b"),
         ("nodes", rf"{_N}[ -](?:{_ADJECTIVE}(?:{_D}[ -]?)*)(?:dgx|hgx)?[ -]?(?:{NODE}|systems)\b"),

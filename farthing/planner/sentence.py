@@ -101,6 +101,7 @@ def _assembled(text: str, reading: Reading, rates: Mapping[str, Decimal], value:
         derived=frozenset({"device_hours"}) if held.is_derived else frozenset(),
         assumed=tuple(notes),
         conflicts=tuple(conflicts),
+        agreements=("device-hours: those of the stages add up to the sum that is given",) if held.stages_add_up else (),
     )  # fmt: skip
 
 
@@ -114,6 +115,8 @@ class _Held:
     device_hours: Interval | None
     is_derived: bool = False
     """The device-hours are not stated alone: devices times time is in them."""
+    stages_add_up: bool = False
+    """The stages' devices times their times come to the device-hours that are stated."""
 
 
 def _held(said: list[Mention], reading: Reading, tokens: Interval | None, notes: list[str], conflicts: list[str]) -> _Held:
@@ -123,13 +126,17 @@ def _held(said: list[Mention], reading: Reading, tokens: Interval | None, notes:
         return _together([m for m in said if m.kind == kind], what, reading, notes, conflicts)
 
     devices, stated = _devices(said, reading, notes), one("device_hours", "device-hours")
+    if stated is None:
+        stated = _of_nodes(one("node_hours", "node-hours"), said, notes)
     per_token = one("device_hours_per_token", "device-hours per token")
     stages = _stages(said)
     if stages is not None:
         notes.append("device-hours: each stage's devices times its time, added up")
-        if stated is not None and not stated.meets(stages):
+        adds_up = stated is not None and stated.meets(stages)
+        if stated is not None and not adds_up:
             conflicts.append("device-hours: those of the stages are not the sum that is given")
-        return _Held(tuple(replace(group, count=None) for group in devices), None, None, stated or stages)
+        uncounted = tuple(replace(group, count=None) for group in devices)
+        return _Held(uncounted, None, None, stated or stages, stages_add_up=adds_up)
     count = total(g.count for g in devices if g.count is not None) if any(g.count for g in devices) else None
     hours = _hours(said, reading, notes, conflicts)
     more = _beside(said, reading, count, hours, stated)
@@ -140,6 +147,16 @@ def _held(said: list[Mention], reading: Reading, tokens: Interval | None, notes:
         notes.append("device-hours are hours per token times tokens")
         stated = per_token * tokens
     return _Held(devices, count, hours, stated)
+
+
+def _of_nodes(node_hours: Interval | None, said: list[Mention], notes: list[str]) -> Interval | None:
+    """Node-hours as device-hours."""
+    if node_hours is None:
+        return None
+    per_node = next((m.value for m in said if m.kind == "per_node"), None)
+    if per_node is None:
+        notes.append(f"{_PER_NODE} devices to a node are assumed")
+    return node_hours * (per_node or exactly(_PER_NODE))
 
 
 def _without_asides(reading: Reading) -> str:
@@ -248,7 +265,7 @@ def _devices(said: list[Mention], reading: Reading, notes: list[str]) -> tuple[D
         if key in groups and groups[key].meets(count):
             continue  # the same said twice
         groups[key] = groups[key] + count if key in groups else count
-    if per_node is not None and not groups:
+    if per_node is not None and not groups and not any(m.kind == "node_hours" for m in said):
         groups[only] = per_node
     if ANY_DEVICE in groups and len(groups) > 1:
         anonymous = groups.pop(ANY_DEVICE)

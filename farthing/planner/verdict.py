@@ -96,6 +96,7 @@ def judge(claim: Claim, book: PriceBook) -> Judgement:
 def _judge(claim: Claim, book: PriceBook) -> Judgement:
     hours = device_hours(claim)
     checks = [Check("figures", "fail", conflict) for conflict in claim.conflicts]
+    checks += [Check("figures", "pass", agreement) for agreement in claim.agreements]
     checks += time_check(claim)
     checks += account_checks(claim, hours.value if hours else None)
     checks += money_checks(claim, book)
