@@ -226,7 +226,8 @@ class Run:
         self._clock.flush()
 
     def note_artefact(self, what: str, files: list[Path], keeps: str = "", weights_sha256: str = "") -> None:
-        """Enters files with their digests. `keeps="eval"`: the evaluation just flushed is on disk and will not be repeated."""
+        """Enters files with their digests. `keeps="eval"`: the evaluation just flushed is on disk and will not be repeated;
+        `keeps="pairs"`: nor will what the stage has sampled and judged."""
         mono_ns = self._clock.flush()
         entry = artefact_entry(self.attempt, self.dir, what, files, keeps, weights_sha256)
         place: EntryFields = {**entry, "stage": self._clock.stage, "step": self._clock.step, "mono_ns": mono_ns}

@@ -195,9 +195,9 @@ def _read_events(
         at: Position = FROM_SCRATCH if resumed is None else (ranks[resumed.stage], resumed.step)
         restarts = resumed is not None and superseded.restarts(start.attempt, resumed.stage)
         life = Life(start.attempt, range(start.seq, stop), at, attempt.outcome, restarts)
-        life.kept_evals = {
-            e.mono_ns for e in account.artefacts if e.attempt == start.attempt and detail_of(e).get("keeps") == "eval"
-        }
+        mine = [(e, detail_of(e).get("keeps")) for e in account.artefacts if e.attempt == start.attempt]
+        life.kept_evals = {e.mono_ns for e, keeps in mine if keeps == "eval"}
+        life.kept_pairs = {e.stage: e.seq for e, keeps in mine if keeps == "pairs"}
         lives.append(life)
     return lives, ranks
 

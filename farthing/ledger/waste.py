@@ -1,7 +1,7 @@
 """What each attempt did where, and where the next ones resumed -> which of it was thrown away.
 
 A position is (rank of the stage in the run, step). A checkpoint at a position keeps that position and all before it; an
-evaluation that was written to disk is kept as well, for no later attempt repeats it.
+evaluation that was written to disk is kept as well, and so are judged pairs: no later attempt repeats them.
 """
 
 from collections.abc import Iterable
@@ -34,6 +34,8 @@ class Life:
     """Whether it began a stage anew because the recipe had changed: that is no going back."""
     kept_evals: set[int] = field(default_factory=set)
     """mono_ns of the flushes whose evaluation is on disk."""
+    kept_pairs: dict[str, int] = field(default_factory=dict)
+    """Stage -> the entry which says that the pairs it had judged are on disk."""
 
 
 def thrown_away(
@@ -98,7 +100,7 @@ def _kept_progress(
     superseded: Superseded,
 ) -> bool:
     """Whether anything but set-up is kept."""
-    if life.kept_evals:
+    if life.kept_evals or life.kept_pairs:
         return True
     mine = {group.stage for group in counting if group.kind == "phase"}
     if any(OUTSIDE_RANK < ranks[stage] < kept_to[0] for stage in mine):
@@ -127,4 +129,5 @@ def _after(ledger: Ledger, life: Life, kept_to: Position, ranks: dict[str, int],
 
 def _is_lost(entry: Entry, life: Life, kept_to: Position, ranks: dict[str, int]) -> bool:
     on_disk = entry.phase == "eval" and entry.mono_ns in life.kept_evals
+    on_disk |= entry.phase in ("rollout", "reward") and entry.seq < life.kept_pairs.get(entry.stage, 0)
     return not on_disk and (ranks[entry.stage], entry.step) > kept_to

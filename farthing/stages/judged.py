@@ -27,7 +27,7 @@ def judged_pairs(stage: Stage[RewardModelConfig], config: JudgedConfig) -> tuple
         counts = {name: float(value) for name, value in asdict(found).items() if name != "pairs"}
         counts |= {"num_kept": float(len(found.pairs)), **asked}
         write_json(folder / COUNTS, counts)
-        stage.run.note_artefact("pairs", [folder / PAIRS, folder / COUNTS])
+        stage.run.note_artefact("pairs", [folder / PAIRS, folder / COUNTS], keeps="pairs")
     counts = read_json(folder / COUNTS)
     stage.run.message(
         f"{stage.name}: of {counts['num_judged']:.0f} pairs judged {counts['num_kept']:.0f} are kept; "

@@ -130,3 +130,18 @@ def test_an_evaluation_on_disk_is_kept_from_an_attempt_that_was_killed(history: 
     wasted = [Decimal(attempt["wasted_usd"]) for attempt in page(history)["attempts"]]
     # without the file all is lost; with it the step after, while kept_to = (grpo, -1) covers the set-up and step -1
     assert wasted == [29, 3, 0]
+
+
+def test_judged_pairs_on_disk_are_kept_from_an_attempt_that_was_killed(history: History) -> None:
+    history.start()
+    history.spend("rm", -1, "setup", usd=1)
+    history.spend("rm", -1, "rollout", usd=20)
+    history.spend("rm", -1, "reward", usd=5)
+    files = [{"path": "stages/rm/pairs.jsonl", "bytes": 1, "sha256": "0"}]
+    detail = {"what": "pairs", "files": files, "keeps": "pairs"}
+    history.ledger.append(attempt=1, kind="artefact", stage="rm", detail=detail)
+    history.spend("rm", 0, "update", usd=3)
+    history.end("killed")
+    history.start()
+    history.end("ok")
+    assert [Decimal(attempt["wasted_usd"]) for attempt in page(history)["attempts"]] == [4, 0]
