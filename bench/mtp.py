@@ -1,4 +1,5 @@
-"""Self-speculative decoding of v3-tiny against plain decoding: tokens/s at few sequences, acceptance, equal completions."""
+"""Self-speculative decoding against plain decoding, of v3-tiny and of what R1-Zero made of it: tokens/s at few sequences,
+acceptance, equal completions."""
 
 import argparse
 import subprocess
@@ -10,42 +11,48 @@ from typing import Any
 
 from bench.results import Figure, origin_of, write
 from farthing.artefact import Artefact, open_artefact
-from farthing.config import PretrainConfig
+from farthing.config import GrpoConfig, PretrainConfig
 from farthing.engine.sampler import SamplingParams
 from farthing.engine.speculative import generate_ahead
 from farthing.tasks.stream import ProblemStream
 
+RECIPE = "r1-zero-v3-tiny"
+MODELS = {"base": "pretrained", "r1_zero": "after R1-Zero"}
+"""Stage -> what its model is called here. Reinforcement learning makes completions longer, and does not train the module."""
 BATCHES = (1, 2, 4)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", type=Path, default=Path("runs/bench-mtp"), help="a run of v3-tiny; made where it is not there")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/bench-mtp"), help=f"a run of {RECIPE}; made where it is not there"
+    )
     parser.add_argument("--problems", type=int, default=64)
     parser.set_defaults(measure=measure)
 
 
 def measure(args: argparse.Namespace) -> Path:
-    if not (args.run / "stages" / "base" / "result.json").is_file():
-        command = [sys.executable, "-m", "farthing", "run", "v3-tiny", "--run-dir", str(args.run), "--plain"]
+    if not all((args.run / "stages" / stage / "result.json").is_file() for stage in MODELS):
+        command = [sys.executable, "-m", "farthing", "run", RECIPE, "--run-dir", str(args.run), "--plain"]
         subprocess.run(command, check=True, stdout=sys.stderr)
-    artefact = open_artefact(args.run)
-    assert artefact.recipe is not None, "it comes out of a run"
-    config = artefact.recipe.stages["base"]
-    assert isinstance(config, PretrainConfig)
-    problems = ProblemStream(config.tasks, artefact.recipe.seed, config.test_share).held_out(args.problems)
-    prompts = [artefact.renderer.prompt_tokens(p.question) for p in problems]
-    params = SamplingParams(max_tokens=config.max_completion_tokens)
     figures = []
-    for batch in BATCHES:
-        figures += compare(artefact, prompts, batch, params)
+    for stage, model in MODELS.items():
+        artefact = open_artefact(args.run / "stages" / stage / "model")
+        assert artefact.recipe is not None, "it comes out of a run"
+        config = artefact.recipe.stages[stage]
+        assert isinstance(config, PretrainConfig | GrpoConfig)
+        problems = ProblemStream(config.tasks, artefact.recipe.seed, config.test_share).held_out(args.problems)
+        prompts = [artefact.renderer.prompt_tokens(p.question) for p in problems]
+        params = SamplingParams(max_tokens=config.max_completion_tokens)
+        for batch in BATCHES:
+            figures += compare(artefact, prompts, batch, params, f"{model}, batch {batch}")
     note = (
         "Completions of held-out problems at temperature 1, prefill included; both ways in turn, group by group. "
-        f"The model was trained on commit {origin_of([args.run]).commit}."
+        f"The models were trained on commit {origin_of([args.run]).commit}."
     )
     return write("mtp", f"python -m bench mtp --problems {args.problems} --run {args.run}", figures, note=note)
 
 
-def compare(artefact: Artefact, prompts: list[list[int]], batch: int, params: SamplingParams) -> list[Figure]:
+def compare(artefact: Artefact, prompts: list[list[int]], batch: int, params: SamplingParams, case: str) -> list[Figure]:
     engine, tokenizer = artefact.engine(batch), artefact.renderer.tokenizer
     spent, num_tokens, drafted, accepted, equal, groups = {"plain": 0.0, "ahead": 0.0}, 0, 0, 0, 0, 0
     for first in range(0, len(prompts) - batch + 1, batch):
@@ -67,8 +74,9 @@ def compare(artefact: Artefact, prompts: list[list[int]], batch: int, params: Sa
         groups += 1
     ratio = spent["plain"] / spent["ahead"]
     return [
-        Figure(f"tokens/s, batch {batch}, plain", num_tokens / spent["plain"], "tokens/s", num_tokens),
-        Figure(f"tokens/s, batch {batch}, ahead over plain", ratio, "x", num_tokens, "at least 1.3x", ratio >= 1.3),
-        Figure(f"drafts accepted, batch {batch}", accepted / max(drafted, 1), "", drafted),
-        Figure(f"equal completions, batch {batch}", equal / groups, "", groups, "1", equal == groups),
+        Figure(f"tokens per completion, {case}", num_tokens / (groups - 1) / batch, "tokens", num_tokens),
+        Figure(f"tokens/s, {case}, plain", num_tokens / spent["plain"], "tokens/s", num_tokens),
+        Figure(f"tokens/s, {case}, ahead over plain", ratio, "x", num_tokens, "at least 1.3x", ratio >= 1.3),
+        Figure(f"drafts accepted, {case}", accepted / max(drafted, 1), "", drafted),
+        Figure(f"equal completions, {case}", equal / groups, "", groups, "1", equal == groups),
     ]
