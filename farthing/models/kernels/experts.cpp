@@ -49,10 +49,11 @@ inline void greatest(const float* values, int64_t size, int64_t count, int64_t* 
 
 // scores [tokens, experts]: logits in, what the experts score out; chosen and gates [tokens, choices]
 void route(float* scores, const float* bias, int64_t* chosen, float* gates, const Routing& r) {
-  std::vector<float> wanted(r.experts), ranks(r.groups);
-  std::vector<int64_t> open(r.open_groups);
   const int64_t size = r.experts / r.groups;
+#pragma omp parallel for schedule(static) if (r.tokens * r.experts * r.choices > kSerialElements)
   for (int64_t n = 0; n < r.tokens; n++) {
+    std::vector<float> wanted(r.experts), ranks(r.groups);
+    std::vector<int64_t> open(r.open_groups);
     float* row = scores + n * r.experts;
     float top = *std::max_element(row, row + r.experts), total = 0;
     for (int64_t e = 0; e < r.experts; e++) {
