@@ -8,11 +8,11 @@ used again where the same is asked.
 import datetime
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from farthing.config import EndpointConfig
@@ -25,6 +25,7 @@ from farthing.ledger.price_record import RateRecord
 from farthing.ledger.prices import PriceBook, load_price_book
 from farthing.run import Run
 
+Role = Literal["teacher", "judge"]
 REFUSALS = 8
 """So many refusals, and not one answer: what is wrong is not the one request."""
 HEADER = "answers"
@@ -77,6 +78,13 @@ class AnswerFile:
         append_line(self.path, line)
         self._note(key, self.path.stat().st_size - len(json.dumps(line).encode()) - 1, answer)
 
+    def purchase(self, whose: str, what: str, role: Role) -> Purchase:
+        """All that is unpaid, which is paid then."""
+        tokens_in, tokens_out = (sum(getattr(a, name) for a in self.unpaid) for name in ("tokens_in", "tokens_out"))
+        bought = Purchase(whose, what, role, tokens_in, tokens_out, len(self.unpaid), f"{self.name}:{self.num_rows}")
+        self.unpaid, self.num_paid = [], self.num_rows
+        return bought
+
     def text(self, key: str) -> str:
         with self.path.open("rb") as file:
             file.seek(self.places[key])
@@ -94,13 +102,13 @@ class AnswerFile:
 class BoughtAnswers:
     """What one stage asks one endpoint."""
 
-    def __init__(self, run: Run, stage: str, role: Literal["teacher", "judge"], config: EndpointConfig) -> None:
+    def __init__(self, run: Run, stage: str, role: Role, config: EndpointConfig) -> None:
         """PriceError without a price, RecipeError without the key: before anything is asked."""
         self.run, self.role, self.config = run, role, config
         self.endpoint = Endpoint(config)
         self.book = priced(config)
         self._require_same_prices()
-        paid = self._paid_rows(stage)
+        paid = paid_rows(run)
         folders = [*run.superseded_dirs(stage), run.stage_dir(stage)]
         self.files = [AnswerFile(folder / f"{role}_answers.jsonl") for folder in folders]
         for file in self.files:
@@ -143,14 +151,11 @@ class BoughtAnswers:
         for file in self.files:
             if not file.unpaid:
                 continue
-            tokens_in, tokens_out = (sum(getattr(a, name) for a in file.unpaid) for name in ("tokens_in", "tokens_out"))
-            upto = f"{file.name}:{file.num_rows}"
             book, whose, what = self.book, urlsplit(self.config.base_url).netloc, self.config.priced_as
             if file.rates and file.rates[0].item != f"api/{what}/in":  # bought before the recipe named another
                 whose, what = file.whose, file.rates[0].item.removeprefix("api/").removesuffix("/in")
                 book = with_rates(book, file.rates)
-            self.run.buy(book, Purchase(whose, what, self.role, tokens_in, tokens_out, len(file.unpaid), upto))
-            file.unpaid, file.num_paid = [], file.num_rows
+            self.run.buy(book, file.purchase(whose, what, self.role))
 
     def counts(self) -> dict[str, float]:
         """For the stage's result; what was tried again, or lost, is of this attempt alone."""
@@ -180,16 +185,6 @@ class BoughtAnswers:
         for answer in self.endpoint.take_spoilt():
             self._keep("", answer)
 
-    def _paid_rows(self, stage: str) -> dict[str, int]:
-        """Name of a file of answers -> how many of its rows the ledger has paid."""
-        found: dict[str, int] = {}
-        for entry in self.run.ledger.events():
-            if entry.kind == "api" and entry.stage == stage:
-                name, _, rows = str(detail_of(entry).get("answers", "")).partition(":")
-                if rows.isdigit():
-                    found[name] = max(found.get(name, 0), int(rows))
-        return found
-
     def _require_same_prices(self) -> None:
         """PriceError where the ledger has another figure under the same name and date."""
         wanted = {rate.id: rate for rate in rates(self.config, self.book)}
@@ -201,6 +196,32 @@ class BoughtAnswers:
                     f"{rate.id} is ${rate.usd_per_unit} a token now and ${detail['usd_per_unit']} in this run's ledger; a "
                     "changed price needs a date of its own"
                 )
+
+
+def paid_rows(run: Run) -> dict[str, int]:
+    """Name of a file of answers -> how many of its rows the ledger has paid."""
+    found: dict[str, int] = {}
+    for entry in run.ledger.events():
+        if entry.kind == "api":
+            name, _, rows = str(detail_of(entry).get("answers", "")).partition(":")
+            if rows.isdigit():
+                found[name] = max(found.get(name, 0), int(rows))
+    return found
+
+
+def pay_what_is_owed(run: Run, will_ask: Collection[tuple[str, str]]) -> None:
+    """Pays, at its own price, what a dead attempt bought for stages that ask nobody any more; those of `will_ask`, by stage and
+    role, pay themselves before they ask."""
+    paid = paid_rows(run)
+    for role in get_args(Role):
+        for path in sorted((run.dir / "stages").glob(f"*/{role}_answers.jsonl")):
+            file, stage = AnswerFile(path), path.parent.name
+            if (stage, role) in will_ask:
+                continue
+            file.read(paid)
+            if file.unpaid and file.rates:
+                what = file.rates[0].item.removeprefix("api/").removesuffix("/in")
+                run.buy(with_rates(load_price_book(), file.rates), file.purchase(file.whose, what, role), stage)
 
 
 def priced(config: EndpointConfig) -> PriceBook:

@@ -12,6 +12,7 @@ from farthing.config import (
     AskingStage,
     CollectConfig,
     DistillConfig,
+    EndpointConfig,
     EvaluateConfig,
     PreferenceSource,
     PretrainConfig,
@@ -69,12 +70,16 @@ def check_inputs(recipe: Recipe) -> None:
 
 def check_helpers(recipe: Recipe, plan: list[Planned]) -> None:
     """Keys and prices of the endpoints that the stages to come will ask: PriceError or RecipeError where one is missing."""
-    for planned in plan:
-        config = recipe.stages[planned.name]
-        for asked in config.helpers.values() if planned.action in TO_RUN else ():
-            if asked.endpoint is not None:
-                read_key(asked.endpoint)
-                priced(asked.endpoint)
+    for endpoint in who_asks(recipe, plan).values():
+        read_key(endpoint)
+        priced(endpoint)
+
+
+def who_asks(recipe: Recipe, plan: list[Planned]) -> dict[tuple[str, str], EndpointConfig]:
+    """(stage, role of its helper) -> the endpoint that will be asked, of the stages to come."""
+    to_run = [planned.name for planned in plan if planned.action in TO_RUN]
+    asked = {(name, role): helper for name in to_run for role, helper in recipe.stages[name].helpers.items()}
+    return {who: helper.endpoint for who, helper in asked.items() if helper.endpoint is not None}
 
 
 def _check_files(name: str, config: StageConfig) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from farthing.bought import pay_what_is_owed
 from farthing.checkpoint import CheckpointStore
 from farthing.config import Recipe
 from farthing.config.graph import OWN, model_input
 from farthing.errors import RecipeError, TrainingDiverged
-from farthing.inputs import check_helpers, check_inputs, input_digests
+from farthing.inputs import check_helpers, check_inputs, input_digests, who_asks
 from farthing.manifest import step_of
 from farthing.models import fused
 from farthing.models.fp8_linear import EMULATED, has_fp8_products
@@ -88,6 +89,7 @@ def run_recipe(
             run.note_device(placement.name, peak_flops, f"measured: {compute} matrix product")
             if precision == "fp8" and not has_fp8_products(placement.device):
                 run.message(EMULATED)
+        pay_what_is_owed(run, who_asks(recipe, plan))
         remember_forced(recipe, run_dir, again_from)
         for planned in plan:
             if planned.action == "again":

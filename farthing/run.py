@@ -234,13 +234,15 @@ class Run:
         self.ledger.append(**place)
         self._clock.flush()
 
-    def buy(self, book: PriceBook, purchase: Purchase) -> None:
-        """Enters tokens of an API for the stage at hand. Outside any phase, for the slices so far go to the ledger first."""
+    def buy(self, book: PriceBook, purchase: Purchase, stage: str = "") -> None:
+        """Enters tokens of an API for a stage, by default the one at hand. Outside any phase, for the slices so far go to the
+        ledger first."""
         self._clock.flush()
-        place: dict[str, Any] = {"attempt": self.attempt, "stage": self.stage, "step": self._clock.step}
+        stage = stage or self.stage
+        place: dict[str, Any] = {"attempt": self.attempt, "stage": stage, "step": self._clock.step}
         entry = charge_api(self.ledger, book, **place, **asdict(purchase))
         self._clock.flush()
-        self._bought[self.stage] = self._bought.get(self.stage, Decimal(0)) + entry.usd
+        self._bought[stage] = self._bought.get(stage, Decimal(0)) + entry.usd
 
     def stop_if_asked(self) -> None:
         """Between stages, where there is nothing to checkpoint."""

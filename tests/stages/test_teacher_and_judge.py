@@ -199,6 +199,22 @@ def test_what_was_not_paid_is_paid_at_its_own_price_where_the_recipe_has_another
     assert {entry.price for entry in new} == {"api/teacher-70b/in@2026-01-01"}
 
 
+def test_what_was_not_paid_is_paid_where_the_recipe_asks_nobody_any_more(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(rewriting) as server:
+        path = recipe(tmp_path, server, 'prompt = "{completion}"')
+        run_and_die_before_paying(path, ready, monkeypatch)
+    first = answers(ready)
+    text = path.read_text()
+    path.write_text(text[: text.index("[stages.cold_start.teacher")])
+    for _ in range(2):
+        assert run(path, ready).returncode == 0
+    [entry] = bought(ready)
+    assert (entry.stage, entry.tokens_out) == ("cold_start", sum(row["tokens_out"] for row in first))
+    assert farthing_here("audit", ready).returncode == 0
+
+
 def answers_read(run_dir: Path) -> list[dict[str, Any]]:
     found = []
     for line in (run_dir / "stages" / "cold_start" / "teacher_answers.jsonl").read_text().splitlines():
