@@ -6,7 +6,7 @@ chance. Token n of a completion is always drawn from the model's own distributio
 decoding, and the draft counts only if it is that token. So the distribution is plain decoding's because the tokens are.
 The draft is drawn from the module's distribution with the same number: the likelier equal, the nearer the two distributions.
 
-All sequences start together and run until the last has ended: made for few of them, where a pass costs the same for one
+All sequences start together, and each leaves when it has ended: made for few of them, where a pass costs the same for one
 token as for two. The engine's continuous batching is for many.
 
 Shapes: S sequences, T tokens of a pass, N heads, H head width, L latent with the rotated key, V value width.
@@ -56,6 +56,10 @@ class DraftCache(KVCache):
         hidden = torch.arange(min(longest, self.num_positions), device=positions_ST.device) > positions_ST[:, :, None]
         self.mask_STP = torch.zeros(hidden.shape, dtype=self.kv.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
 
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all sequences but these, which close up."""
+        self.kv = self.kv[:, :, rows]
+
     def attend_latent(self, mla: LatentAttention, q_STNH: Tensor, latent_STL: Tensor) -> Tensor:
         """As `KVCache.attend_latent`, for T tokens: [S, T, N, V]."""
         S, T, N = q_STNH.shape[:3]
@@ -104,8 +108,10 @@ class _Drafting:
         self.model, self.tokenizer, self.params, self.seeds = model, tokenizer, params, seeds
         self.device = model.embed.weight.device
         self.prompts = prompts
+        self.active = list(range(len(seeds)))
+        """Sequence of each row."""
         self.seeds_S = torch.tensor(seeds, device=self.device)
-        self.slots = torch.arange(len(seeds), device=self.device)
+        self.rows = torch.arange(len(seeds), device=self.device)
         self.sampled: list[list[tuple[int, float, float]]] = [[] for _ in seeds]
         self.reasons: list[StopReason | None] = [None] * len(seeds)
         self.speculation = Speculation()
@@ -116,22 +122,22 @@ class _Drafting:
     def run(self) -> list[Completion]:
         last_S, ahead_SD, ends_S = self._prefill()
         counts_S = torch.ones_like(ends_S)
-        while not all(self.reasons):
+        while self.active:
             drafts_SK = self._draft(ahead_SD, counts_S)
             positions_ST = ends_S[:, None] + 1 + torch.arange(drafts_SK.shape[1] + 1, device=self.device)
             self.cache.begin_pass(positions_ST)
             hidden_STD = self.model(torch.cat((last_S[:, None], drafts_SK), dim=1), positions_ST, self.cache)
             next_ST = self._draw(self.model.logits(hidden_STD), counts_S, drafts_SK)
-            if all(self.reasons):
-                break
             # where the draft is what was drawn, the second token was drawn from the right distribution and counts
             accepted_S = (next_ST[:, :-1] == drafts_SK).sum(dim=1)
-            ahead_STD = self.model.look_ahead(0, hidden_STD, next_ST, positions_ST, self.cache)
-            last_S, ahead_SD = next_ST[self.slots, accepted_S], ahead_STD[self.slots, accepted_S]
             ends_S, counts_S = ends_S + 1 + accepted_S, counts_S + 1 + accepted_S
-            # one that has ended begins anew in its place: its passes are thrown away, and must not run out of the cache
-            going_S = torch.tensor([reason is None for reason in self.reasons], device=self.device)
-            ends_S, counts_S = ends_S * going_S, counts_S * going_S
+            hidden_STD, next_ST, positions_ST, accepted_S, ends_S, counts_S = self._without_ended(
+                hidden_STD, next_ST, positions_ST, accepted_S, ends_S, counts_S
+            )
+            if self.active:
+                self.cache.begin_pass(positions_ST)
+                ahead_STD = self.model.look_ahead(0, hidden_STD, next_ST, positions_ST, self.cache)
+                last_S, ahead_SD = next_ST[self.rows, accepted_S], ahead_STD[self.rows, accepted_S]
         return [self._completion(i) for i in range(len(self.seeds))]
 
     def _prefill(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,19 +150,31 @@ class _Drafting:
         ends_S = torch.tensor(lengths, device=self.device) - 1
         prefill = Prefill()
         hidden_STD = self.model(tokens_ST, attend=prefill)
-        last_SD = hidden_STD[self.slots, ends_S]
+        last_SD = hidden_STD[self.rows, ends_S]
         first_S = self._draw(self.model.logits(last_SD)[:, None], torch.zeros_like(ends_S), tokens_ST[:, :0])[:, 0]
-        # slots are rows here; what lies behind a shorter prompt is written over before it is seen
+        # what lies behind a shorter prompt is written over before it is seen
         self.cache.kv[:-1, :, :, :, :longest] = prefill.finish(lengths).kv
         # the module sees the token behind each place, and is asked only behind the last
         latents_STL = self.model.look_ahead_latents(0, hidden_STD[:, :-1], tokens_ST[:, 1:])
         self.cache.kv[-1, 0, :, 0, : longest - 1] = latents_STL
-        return first_S, self._look_ahead(last_SD, first_S, ends_S), ends_S
+        last_SD, first_S, ends_S = self._without_ended(last_SD, first_S, ends_S)
+        return first_S, self._look_ahead(last_SD, first_S, ends_S) if self.active else last_SD, ends_S
+
+    def _without_ended(self, *of_rows: Tensor) -> tuple[Tensor, ...]:
+        """Takes the sequences that have ended out of the cache, and out of tensors that have a row for each."""
+        going = [row for row, i in enumerate(self.active) if self.reasons[i] is None]
+        if len(going) == len(self.active):
+            return of_rows
+        self.active = [self.active[row] for row in going]
+        rows = torch.tensor(going, dtype=torch.int64, device=self.device)
+        self.rows = self.rows[: len(going)]
+        self.seeds_S = self.seeds_S[rows]
+        self.cache.keep(rows)
+        return tuple(x[rows] for x in of_rows)
 
     def _draft(self, ahead_SD: Tensor, counts_S: Tensor) -> Tensor:
         """The token foreseen behind each sequence's last, [S, K]: K is 1, or 0 where all have room for one token only."""
-        left = [self.params.max_tokens - len(own) for own, reason in zip(self.sampled, self.reasons, strict=True) if not reason]
-        if max(left) == 1:
+        if self.params.max_tokens - min(len(self.sampled[i]) for i in self.active) == 1:
             return counts_S[:, None][:, :0]
         return sample(self.model.logits(ahead_SD), self.params, self.seeds_S, counts_S).tokens_B[:, None]
 
@@ -176,10 +194,9 @@ class _Drafting:
         seeds = self.seeds_S[:, None].expand(size).flatten()
         sampled = sample(logits_STV.flatten(0, 1), self.params, seeds, counters_ST.flatten())
         drawn = list(zip(*(column.tolist() for column in sampled), strict=True))
-        for i, drafts in enumerate(drafts_SK.tolist()):
-            if self.reasons[i] is not None:
-                continue
-            first, *second = drawn[i * size[1] : (i + 1) * size[1]]
+        for row, drafts in enumerate(drafts_SK.tolist()):
+            i = self.active[row]
+            first, *second = drawn[row * size[1] : (row + 1) * size[1]]
             self._take(i, first)
             if drafts:
                 self.speculation.num_drafted += 1

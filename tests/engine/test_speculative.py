@@ -50,6 +50,15 @@ def test_every_completion_is_that_of_plain_decoding(drafter: Decoder, tokenizer:
     assert abs(6 + speculation.num_drafted + speculation.num_accepted - num_tokens) <= 6
 
 
+def test_completions_of_a_single_token(drafter: Decoder, tokenizer: Tokenizer) -> None:
+    """All end in the prefill: no row is left to look ahead for."""
+    params = SamplingParams(max_tokens=1)
+    ahead, speculation = generate_ahead(drafter, tokenizer, [[7, 8], [9]], [[1], [2, 3]], params)
+    plain = Engine(drafter, tokenizer).generate([[7, 8], [9]], [[1], [2, 3]], params)
+    assert [[c.tokens for c in group] for group in ahead] == [[c.tokens for c in group] for group in plain]
+    assert speculation.num_drafted == 0
+
+
 def test_the_distribution_is_that_of_the_model(drafter: Decoder, tokenizer: Tokenizer) -> None:
     """Third tokens of many seeds, drafted or not, against exact probabilities: Pearson's test."""
     prompt, count = [7, 8], 3000
