@@ -32,7 +32,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last axis (arXiv:1910.07467), in fp32 inside, result in x's dtype."""
     if can_fuse(x, weight):
         if not torch.is_grad_enabled():  # without the frame of autograd, which takes longer than a short row
-            return _normed(x.contiguous(), weight.contiguous(), eps)[0]
+            return _normed(x.contiguous(), weight.contiguous(), eps, None)
         return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return,no-untyped-call]
     return F.rms_norm(x, weight.shape, weight, eps)
 
@@ -102,19 +102,20 @@ def decode_latents(
     q, latent, up = _dense_heads(q_XNH), latent_XL.contiguous(), up_NOC.contiguous()
     num_heads, rows, rank = up.shape
     fixed = q.shape[2] - (latent.shape[1] - rank)
-    out = q.new_empty(len(q), num_heads, rows - fixed)
+    out = q.new_empty(q.shape[0], num_heads, rows - fixed)
     sizes = (q.stride(0), latent.stride(0), num_heads, fixed, rows - fixed, rank)
     tokens, firsts, shared = groups
     cache = (latents, latents.shape[1], latent.shape[1], per_slot)
-    _call("decode_latents", q, q, latent, out, up, *sizes, *cache, positions_X, tokens, firsts, shared, len(shared))
+    _call("decode_latents", q, q, latent, out, up, *sizes, *cache, positions_X, tokens, firsts, shared, shared.shape[0])
     return out
 
 
 def linear_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias, made for few rows. No gradient."""
     x, weight = x.contiguous(), weight.contiguous()
-    out = torch.empty((*x.shape[:-1], len(weight)), dtype=x.dtype, device="cpu")
-    _call("linear_few", x, x, weight, bias, out, out.numel() // len(weight), x.shape[-1], len(weight))
+    rows, width = weight.shape
+    out = x.new_empty(*x.shape[:-1], rows)
+    _call("linear_few", x, x, weight, bias, out, x.numel() // width, width, rows)
     return out
 
 
@@ -148,7 +149,7 @@ def route(
     """`models.moe.Router` from the fp32 logits on: experts chosen int64 [N, K], their gates [N, K], all scores [N, E]. `groups`
     are how many there are and how many a token may use. No gradient."""
     scores = logits_NE.contiguous().clone()
-    chosen = torch.empty((len(scores), num_chosen), dtype=torch.int64, device="cpu")
+    chosen = torch.empty((scores.shape[0], num_chosen), dtype=torch.int64, device="cpu")
     gates = torch.empty(chosen.shape, dtype=torch.float32, device="cpu")
     sizes = (*scores.shape, num_chosen, *groups, int(is_sigmoid), int(is_normed))
     _call("route", scores, scores, bias_E, chosen, gates, *sizes, scaling)
@@ -161,7 +162,7 @@ def turn_latents(
     """What `LatentAttention` does to queries and latents just projected, in place: latents normed, the turning parts of both
     rotated, queries scaled. Both must be dense. No gradient."""
     cos_BTR, sin_BTR = (angle.contiguous() for angle in rope)
-    rows, (heads, width), rank = q_BTNH.shape[0] * q_BTNH.shape[1], q_BTNH.shape[2:], len(weight_C)
+    rows, (heads, width), rank = q_BTNH.shape[0] * q_BTNH.shape[1], q_BTNH.shape[2:], weight_C.shape[0]
     sizes = (rows, heads, width, rank, latent_BTL.shape[-1] - rank, cos_BTR.shape[0] * cos_BTR.shape[1])
     _call("turn_latents", q_BTNH, q_BTNH, latent_BTL, weight_C, cos_BTR, sin_BTR, *sizes, eps, q_scale)
 
@@ -197,13 +198,11 @@ def can_fuse(*tensors: Tensor) -> bool:
     return True
 
 
-def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The normalised rows, and one over the root mean square of each."""
-    y = torch.empty_like(x)
-    rstd = torch.empty(x.shape[:-1], dtype=torch.float32, device="cpu")
-    width = x.shape[-1]
+def _normed(x: Tensor, weight: Tensor, eps: float, rstd: Tensor | None) -> Tensor:
+    """The normalised rows; `rstd` is filled with one over the root mean square of each."""
+    y, width = torch.empty_like(x), x.shape[-1]
     _call("rmsnorm_forward", x, x, weight, y, rstd, x.numel() // width, width, eps)
-    return y, rstd
+    return y
 
 
 def _gated(gate_up: Tensor) -> Tensor:
@@ -217,7 +216,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
-        y, rstd = _normed(x, weight, eps)
+        rstd = torch.empty(x.shape[:-1], dtype=torch.float32, device="cpu")
+        y = _normed(x, weight, eps, rstd)
         ctx.save_for_backward(x, weight, rstd)
         return y
 

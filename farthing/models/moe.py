@@ -127,7 +127,7 @@ class Experts(nn.Module):
     def are_few(self, x_ND: Tensor) -> bool:
         """Whether the CPU kernel for few tokens takes these: no gradient, and products of no other kind."""
         is_plain = all(product is grouped_linear for product in self.products)
-        return is_plain and len(x_ND) <= FEW_TOKENS and not torch.is_grad_enabled() and can_fuse(x_ND, self.gate_up)
+        return is_plain and x_ND.shape[0] <= FEW_TOKENS and not torch.is_grad_enabled() and can_fuse(x_ND, self.gate_up)
 
 
 class MoeFFN(nn.Module):
@@ -146,7 +146,7 @@ class MoeFFN(nn.Module):
             routing.record(self.layer, scores_NE, chosen_NK)
         if self.experts.are_few(x_ND):
             weights = self.experts.gate_up, self.experts.down
-            if len(x_ND) <= FEW_ROWS and self.shared.is_plain:
+            if x_ND.shape[0] <= FEW_ROWS and self.shared.is_plain:
                 shared = self.shared.gate_up.weight, self.shared.down.weight
                 return experts_of_few(x_ND, chosen_NK, gates_NK, *weights, shared).view_as(x_BTD)
             out_ND = experts_of_few(x_ND, chosen_NK, gates_NK, *weights)

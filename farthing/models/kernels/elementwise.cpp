@@ -22,7 +22,7 @@ void rmsnorm_forward(const T* x, const T* weight, T* y, float* rstd, int64_t row
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < width; i++) { float v = load(xr, i); sum += v * v; }
     float scale = 1.f / std::sqrt(sum / width + eps);
-    rstd[r] = scale;
+    if (rstd) rstd[r] = scale;
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) store(yr, i, load(xr, i) * scale * load(weight, i));
   }
