@@ -135,7 +135,8 @@ class _Drafting:
                 hidden_STD, next_ST, positions_ST, accepted_S, ends_S, counts_S
             )
             if self.active:
-                self.cache.begin_pass(positions_ST)
+                if len(self.active) < len(drafts_SK):
+                    self.cache.begin_pass(positions_ST)
                 ahead_STD = self.model.look_ahead(0, hidden_STD, next_ST, positions_ST, self.cache)
                 last_S, ahead_SD = next_ST[self.rows, accepted_S], ahead_STD[self.rows, accepted_S]
         return [self._completion(i) for i in range(len(self.seeds))]

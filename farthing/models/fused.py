@@ -37,6 +37,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
+def rms_norm_pair(left: Tensor, right: Tensor, weights: tuple[Tensor, Tensor], eps: float) -> Tensor:
+    """[left normed | right normed] over the last axis."""
+    if not torch.is_grad_enabled() and can_fuse(left, right, *weights):
+        left, right = left.contiguous(), right.contiguous()
+        width = left.shape[-1]
+        out = left.new_empty(*left.shape[:-1], 2 * width)
+        _call("rmsnorm_pair", left, left, right, *weights, out, left.numel() // width, width, eps)
+        return out
+    return torch.cat((rms_norm(left, weights[0], eps), rms_norm(right, weights[1], eps)), dim=-1)
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up of [..., gate | up] (arXiv:2002.05202)."""
     if can_fuse(gate_up):

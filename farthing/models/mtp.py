@@ -7,10 +7,10 @@ the model's. Order and norms are those of DeepSeek's published checkpoint.
 Shapes: B rows, T tokens, D width.
 """
 
-import torch
 from torch import Tensor, nn
 
 from farthing.models.attention import Attend, RMSNorm
+from farthing.models.fused import rms_norm_pair
 from farthing.models.linear import Linear
 from farthing.models.moe import Routing
 from farthing.models.shape import ModelShape
@@ -40,5 +40,6 @@ class MtpModule(nn.Module):
 
     def join(self, hidden_BTD: Tensor, embedded_BTD: Tensor) -> Tensor:
         """What enters the module's layer."""
-        joined_BTD: Tensor = self.project(torch.cat((self.embed_norm(embedded_BTD), self.hidden_norm(hidden_BTD)), dim=-1))
+        weights = self.embed_norm.weight, self.hidden_norm.weight
+        joined_BTD: Tensor = self.project(rms_norm_pair(embedded_BTD, hidden_BTD, weights, self.embed_norm.eps))
         return joined_BTD

@@ -103,3 +103,13 @@ def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     fused.library.cache_clear()
     assert fused.library() is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_norms_side_by_side(dtype: torch.dtype) -> None:
+    left, right = torch.randn(2, 3, 19).to(dtype), torch.randn(2, 3, 19).to(dtype)
+    weights = torch.rand(19).to(dtype), torch.rand(19).to(dtype)
+    with torch.no_grad():
+        found = fused.rms_norm_pair(left, right, weights, 1e-6)
+    wanted = torch.cat((fused.rms_norm(left, weights[0], 1e-6), fused.rms_norm(right, weights[1], 1e-6)), dim=-1)
+    assert torch.equal(found, wanted)

@@ -12,19 +12,35 @@
 
 namespace {
 
+// One row normed into y, which may be x; returns one over its root mean square
+template <typename T>
+inline float norm_row(const T* x, const T* weight, T* y, int64_t width, float eps) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < width; i++) { float v = load(x, i); sum += v * v; }
+  const float scale = 1.f / std::sqrt(sum / width + eps);
+#pragma omp simd
+  for (int64_t i = 0; i < width; i++) store(y, i, load(x, i) * scale * load(weight, i));
+  return scale;
+}
+
 template <typename T>
 void rmsnorm_forward(const T* x, const T* weight, T* y, float* rstd, int64_t rows, int64_t width, float eps) {
 #pragma omp parallel for schedule(static) if (rows * width > kSerialElements)
   for (int64_t r = 0; r < rows; r++) {
-    const T* xr = x + r * width;
-    T* yr = y + r * width;
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; i++) { float v = load(xr, i); sum += v * v; }
-    float scale = 1.f / std::sqrt(sum / width + eps);
+    const float scale = norm_row(x + r * width, weight, y + r * width, width, eps);
     if (rstd) rstd[r] = scale;
-#pragma omp simd
-    for (int64_t i = 0; i < width; i++) store(yr, i, load(xr, i) * scale * load(weight, i));
+  }
+}
+
+// y [rows, left normed | right normed]
+template <typename T>
+void rmsnorm_pair(const T* left, const T* right, const T* left_weight, const T* right_weight, T* y, int64_t rows,
+                  int64_t width, float eps) {
+#pragma omp parallel for schedule(static) if (rows * width > kSerialElements)
+  for (int64_t r = 0; r < rows; r++) {
+    norm_row(left + r * width, left_weight, y + 2 * r * width, width, eps);
+    norm_row(right + r * width, right_weight, y + (2 * r + 1) * width, width, eps);
   }
 }
 
@@ -128,12 +144,7 @@ void turn_latents(T* queries, T* latents, const T* weight, const float* cos, con
       turn(head + fixed, scale);
     }
     T* latent = latents + r * width;
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < rank; i++) { const float v = load(latent, i); sum += v * v; }
-    const float rstd = 1.f / std::sqrt(sum / rank + eps);
-#pragma omp simd
-    for (int64_t i = 0; i < rank; i++) store(latent, i, load(latent, i) * rstd * load(weight, i));
+    norm_row(latent, weight, latent, rank, eps);
     turn(latent + rank, 1.f);
   }
 }
@@ -201,6 +212,10 @@ void sample(const T* logits, const int64_t* seeds, const int64_t* counters, int6
   extern "C" void rotate_##NAME(const T* x, const float* c, const float* s, T* y, int64_t r, int64_t n, int64_t h,     \
                                 int64_t stride, int64_t periods, float sign) {                                        \
     rotate(x, c, s, y, r, n, h, stride, periods, sign);                                                               \
+  }                                                                                                                   \
+  extern "C" void rmsnorm_pair_##NAME(const T* a, const T* b, const T* wa, const T* wb, T* y, int64_t r, int64_t d,    \
+                                      float eps) {                                                                    \
+    rmsnorm_pair(a, b, wa, wb, y, r, d, eps);                                                                         \
   }                                                                                                                   \
   extern "C" void turn_latents_##NAME(T* q, T* l, const T* w, const float* c, const float* s, int64_t r, int64_t n,    \
                                       int64_t h, int64_t rank, int64_t turning, int64_t periods, float eps,           \
