@@ -88,7 +88,9 @@ def _project_bill(path: Path, overhead: Overhead | None) -> Bill:
             refresh(project) if can_write else [f"{path} cannot be written to, so its runs are as they were last entered"]
         )
         known = members(project).values()
-        pretrains = any(member.detail.get("pretrains", trains_base(Path(member.dir))) for member in known)
+        # entries of before it was noted lack it
+        noted = [member.detail.get("pretrains") for member in known]
+        pretrains = any(trains_base(Path(m.dir)) if said is None else said for m, said in zip(known, noted, strict=True))
         bill = make_bill(project_account(project), None, pretrains, overhead)
         bill.extra["runs"] = [
             {
