@@ -14,7 +14,7 @@ from farthing.models.shape import ModelShape
 
 WARM_UP = 0.1
 """Share of the steps before which balance is not looked at."""
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 """97.5% quantile for n - 1 degrees of freedom, by n."""
 
 
@@ -90,5 +90,5 @@ def interval(values: list[float]) -> tuple[float, float]:
     """95% of the mean, Student's t; one value has none."""
     if len(values) < 2:
         return -math.inf, math.inf
-    half = STUDENT_T.get(len(values), 2.776) * stdev(values) / math.sqrt(len(values))
+    half = STUDENT_T.get(len(values), 2.365) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
