@@ -286,50 +286,54 @@ struct Widths {
   int64_t key, value, value_stride;
 };
 
-// Many queries, transposed [width, columns], against `count` keys that all of them see: a column of scores is a query's
 template <typename T>
-void attend_shared(const std::vector<float>& turned, int64_t columns, int64_t queries, const T* keys, const T* values,
-                   int64_t count, const Widths& w, Running& running, Scratch& scratch) {
-  const int64_t padded = round_up(w.key, kLanes);
+inline void prefetch(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i);
+}
+
+// Many queries, columns of `turned` [width, stride], against `count` keys that all of them see: a column of scores is a query's.
+// `first` is the queries' place in `running`. What is read after a tile of keys, its values and the keys that follow (`next`
+// after the last), is asked for while the tile is worked on.
+template <typename T>
+void attend_together(const float* turned, int64_t stride, int64_t queries, const T* keys, const T* values, int64_t count,
+                     const Widths& w, Running& running, int64_t first, const T* next, Scratch& scratch) {
+  const int64_t padded = round_up(w.key, kLanes), columns = round_up(queries, kLanes);
   for (int64_t tile = 0; tile < count; tile += kKeys) {
     const int64_t held = std::min(kKeys, count - tile);
+    const T *tile_values = values + tile * w.value_stride, *after = tile + kKeys < count ? keys + (tile + kKeys) * w.key : next;
     scratch.scores.assign(held * columns, 0.f);
     scratch.best.assign(columns, kNever);
     scratch.added.assign(columns, 0.f);
     float *scores = scratch.scores.data(), *best = scratch.best.data(), *added = scratch.added.data();
     const Rows key_rows = as_rows(keys + tile * w.key, w.key, held, w.key, padded, scratch.keys);
-    multiply(held, columns, w.key, key_rows.data, key_rows.stride, 1, turned.data(), columns, scores, columns);
-    std::copy_n(running.top.data(), queries, best);
-    for (int64_t t = 0; t < held; t++)
+    multiply(held, columns, w.key, key_rows.data, key_rows.stride, 1, turned, stride, scores, columns);
+    std::copy_n(running.top.data() + first, queries, best);
+    for (int64_t t = 0; t < held; t++) {
+      if (values != keys) prefetch(tile_values + t * w.value_stride, w.value);
 #pragma omp simd
       for (int64_t r = 0; r < columns; r++) best[r] = std::max(best[r], scores[t * columns + r]);
-    for (int64_t r = 0; r < queries; r++) running.shrink(r, best[r]);
-    for (int64_t t = 0; t < held; t++)
+    }
+    for (int64_t r = 0; r < queries; r++) running.shrink(first + r, best[r]);
+    for (int64_t t = 0; t < held; t++) {
+      prefetch(after + t * w.key, w.key);
 #pragma omp simd
       for (int64_t r = 0; r < columns; r++) {
         const float weight = fast_exp(scores[t * columns + r] - best[r]);
         scores[t * columns + r] = weight;
         added[r] += weight;
       }
-    for (int64_t r = 0; r < queries; r++) running.total[r] += added[r];
-    const T* tile_values = values + tile * w.value_stride;
+    }
+    for (int64_t r = 0; r < queries; r++) running.total[first + r] += added[r];
     const Rows value_rows = as_rows(tile_values, w.value_stride, held, w.value, running.width, scratch.values);
-    multiply(queries, running.width, held, scores, 1, columns, value_rows.data, value_rows.stride, running.sum.data(),
-             running.width);
+    multiply(queries, running.width, held, scores, 1, columns, value_rows.data, value_rows.stride,
+             running.sum.data() + first * running.width, running.width);
   }
 }
 
+// The same for fewer queries than would fill lanes, rows [queries, padded width]: a row of scores is a query's.
 template <typename T>
-inline void prefetch(const T* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i);
-}
-
-// The few queries of one slot, rows [queries, padded width], against its own `count` keys: a row of scores is a query's;
-// `first` is the queries' place in `running`. Every key is read once, from memory: what is read after a tile of keys, its values
-// and the keys that follow (`next` after the last), is asked for while the tile is worked on.
-template <typename T>
-void attend_own(const float* rows, int64_t queries, const T* keys, const T* values, int64_t count, const Widths& w,
-                Running& running, int64_t first, const T* next, Scratch& scratch) {
+void attend_each(const float* rows, int64_t queries, const T* keys, const T* values, int64_t count, const Widths& w,
+                  Running& running, int64_t first, const T* next, Scratch& scratch) {
   const int64_t padded = round_up(w.key, kLanes);
   scratch.scores.resize(queries * kKeys);
   float* scores = scratch.scores.data();
@@ -414,19 +418,26 @@ template <typename T>
 void attend_part(const std::vector<float>& rows, int64_t repeat, const Part& part, int64_t kv_head, const Cache<T>& cache,
                  const int64_t* positions, Running& running, Scratch& scratch) {
   const int64_t width = cache.widths.key, padded = round_up(width, kLanes), queries = part.count * repeat;
-  if (part.common) {
-    const int64_t columns = round_up(queries, kLanes);
-    std::vector<float> turned(width * columns);
+  const bool are_many = 2 * repeat > kLanes;
+  // a member's lanes may reach beyond its queries, the last one's beyond all
+  const int64_t columns = round_up(queries, kLanes) + kLanes;
+  std::vector<float> turned(part.common || are_many ? width * columns : 0);
+  if (!turned.empty())
     for (int64_t i = 0; i < width; i++)
       for (int64_t r = 0; r < queries; r++) turned[i * columns + r] = rows[r * padded + i];
-    attend_shared(turned, columns, queries, cache.key(part.member[0], kv_head, 0), cache.value(part.member[0], kv_head, 0),
-                  part.common, cache.widths, running, scratch);
-  }
+  if (part.common)
+    attend_together(turned.data(), columns, queries, cache.key(part.member[0], kv_head, 0),
+                    cache.value(part.member[0], kv_head, 0), part.common, cache.widths, running, 0,
+                    cache.key(part.member[0], kv_head, part.common), scratch);
   for (int64_t m = 0; m < part.count; m++) {
-    const int64_t slot = part.member[m], next = part.member[std::min(m + 1, part.count - 1)];
-    attend_own(rows.data() + m * repeat * padded, repeat, cache.key(slot, kv_head, part.common),
-               cache.value(slot, kv_head, part.common), positions[slot] + 1 - part.common, cache.widths, running, m * repeat,
-               cache.key(next, kv_head, part.common), scratch);
+    const int64_t slot = part.member[m], after = part.member[std::min(m + 1, part.count - 1)], first = m * repeat;
+    const T *keys = cache.key(slot, kv_head, part.common), *values = cache.value(slot, kv_head, part.common);
+    const T* next = cache.key(after, kv_head, part.common);
+    const int64_t count = positions[slot] + 1 - part.common;
+    if (are_many)
+      attend_together(turned.data() + first, columns, repeat, keys, values, count, cache.widths, running, first, next, scratch);
+    else
+      attend_each(rows.data() + first * padded, repeat, keys, values, count, cache.widths, running, first, next, scratch);
   }
 }
 

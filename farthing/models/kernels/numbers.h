@@ -31,8 +31,9 @@ inline void store(bf16* p, int64_t i, float value) {  // round to nearest even; 
 }
 
 // Cephes expf: 2^n times a polynomial; plain arithmetic, so that the compiler vectorises it, and without a branch, from which it
-// would make several versions of what stands around. 0 below -88, as -inf must give; NaN stays NaN.
-inline float fast_exp(float x) {
+// would make several versions of what stands around; a call, which it may prefer where there are many, would be one number at a
+// time. 0 below -88, as -inf must give; NaN stays NaN.
+__attribute__((always_inline)) inline float fast_exp(float x) {
   x = std::max(std::min(x, 88.f), -88.5f);
   const float n = std::floor(x * 1.44269504f + 0.5f);
   const float r = x - n * 0.693359375f + n * 2.12194440e-4f;

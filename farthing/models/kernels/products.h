@@ -43,32 +43,34 @@ inline void multiply_tile(int64_t depth, const float* a, int64_t row, int64_t co
     for (int n = 0; n < N; n++) *(Lanes*)(c + m * ldc + n * kLanes) = sum[m][n];
 }
 
+// As many rows as make whole blocks of M, in tiles of N * kLanes columns, which stay in cache while all rows meet them; returns
+// how many rows that were
 template <int M, int N>
-inline void multiply_row_block(int64_t columns, int64_t depth, const float* a, int64_t row, int64_t column, const float* b,
-                               int64_t ldb, float* c, int64_t ldc) {
+inline int64_t multiply_blocks(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t row, int64_t column,
+                               const float* b, int64_t ldb, float* c, int64_t ldc) {
+  const int64_t whole = rows / M * M;
   int64_t j = 0;
-  for (; j + N * kLanes <= columns; j += N * kLanes) multiply_tile<M, N>(depth, a, row, column, b + j, ldb, c + j, ldc);
-  for (; j < columns; j += kLanes) multiply_tile<M, 1>(depth, a, row, column, b + j, ldb, c + j, ldc);
+  for (; j + N * kLanes <= columns; j += N * kLanes)
+    for (int64_t i = 0; i < whole; i += M)
+      multiply_tile<M, N>(depth, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
+  for (; j < columns; j += kLanes)
+    for (int64_t i = 0; i < whole; i += M)
+      multiply_tile<M, 1>(depth, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
+  return whole;
 }
 
 // C[rows, columns] += A[rows, depth] B[depth, columns]; columns are a multiple of kLanes. Each sum runs in order of depth.
+// A tile has as many sums as there are registers for: each addition waits for the one before it, and they fill the time.
 void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t row, int64_t column, const float* b,
               int64_t ldb, float* c, int64_t ldc) {
-  const int64_t whole = rows / 4 * 4;
-  for (int64_t j = 0; whole && j < columns;) {
-    const bool is_pair = j + 2 * kLanes <= columns;
-    for (int64_t i = 0; i < whole; i += 4)
-      if (is_pair)
-        multiply_tile<4, 2>(depth, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
-      else
-        multiply_tile<4, 1>(depth, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
-    j += is_pair ? 2 * kLanes : kLanes;
-  }
-  // few rows take more columns at once, so that as many sums are on their way
-  a += whole * row, c += whole * ldc;
-  if (rows - whole == 3) multiply_row_block<3, 2>(columns, depth, a, row, column, b, ldb, c, ldc);
-  if (rows - whole == 2) multiply_row_block<2, 4>(columns, depth, a, row, column, b, ldb, c, ldc);
-  if (rows - whole == 1) multiply_row_block<1, 8>(columns, depth, a, row, column, b, ldb, c, ldc);
+  const auto rest_of = [&](auto multiply_some) {
+    const int64_t done = multiply_some(rows, columns, depth, a, row, column, b, ldb, c, ldc);
+    rows -= done, a += done * row, c += done * ldc;
+  };
+  rest_of(columns == kLanes ? multiply_blocks<8, 1> : multiply_blocks<6, 2>);
+  rest_of(multiply_blocks<4, 2>);
+  rest_of(multiply_blocks<2, 4>);
+  rest_of(multiply_blocks<1, 8>);
 }
 
 inline float sum_of(Lanes x) {
