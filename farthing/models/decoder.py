@@ -121,17 +121,24 @@ class Decoder(nn.Module):
     def pack_weights(self) -> None:
         """Gets the weights ready for generation on a CPU (see models/linear.py); needed once after every change of them."""
         if can_pack(self.head_weight):
-            for packed, weight in self._packable():
-                packed.refresh(weight)
+            for packed, weights in self._packable():
+                packed.refresh(*weights)
 
     def drop_packed(self) -> None:
         """Gives the memory of the packed weights back: as much as the weights take."""
         for packed, _ in self._packable():
             packed.drop()
 
-    def _packable(self) -> Iterator[tuple[PackedWeight, Tensor]]:
-        yield self._packed_head, self.head_weight
-        yield from ((m.packed, m.weight) for m in self.modules() if isinstance(m, Linear))
+    def _packable(self) -> Iterator[tuple[PackedWeight, tuple[Tensor, ...]]]:
+        """Each copy that there can be, and the weights that it is of."""
+        yield self._packed_head, (self.head_weight,)
+        taken: set[Linear] = set()
+        for module in self.modules():  # an attention comes before its parts
+            if isinstance(module, LatentAttention) and all(linear.is_plain for linear in module.from_x):
+                taken.update(module.from_x)
+                yield module.packed, tuple(linear.weight for linear in module.from_x)
+            elif isinstance(module, Linear) and module not in taken:
+                yield module.packed, (module.weight,)
 
     def _rope(self, num_tokens: int, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         """fp32 cos and sin of the positions asked for, [B or 1, T, H / 2]."""

@@ -110,7 +110,8 @@ def decode_latents(
 
     X new tokens, `per_slot` of each slot; `groups` are then of tokens. No gradient. Returns [X, N, V].
     """
-    q, latent, up = _dense_heads(q_XNH), latent_XL.contiguous(), up_NOC.contiguous()
+    q, up = _dense_heads(q_XNH), up_NOC.contiguous()
+    latent = latent_XL if latent_XL.stride(1) == 1 else latent_XL.contiguous()
     num_heads, rows, rank = up.shape
     fixed = q.shape[2] - (latent.shape[1] - rank)
     out = q.new_empty(q.shape[0], num_heads, rows - fixed)
@@ -171,11 +172,12 @@ def turn_latents(
     q_BTNH: Tensor, latent_BTL: Tensor, weight_C: Tensor, rope: tuple[Tensor, Tensor], eps: float, q_scale: float
 ) -> None:
     """What `LatentAttention` does to queries and latents just projected, in place: latents normed, the turning parts of both
-    rotated, queries scaled. Both must be dense. No gradient."""
+    rotated, queries scaled. Numbers of a token are dense, tokens as far apart as the product left them. No gradient."""
     cos_BTR, sin_BTR = (angle.contiguous() for angle in rope)
     rows, (heads, width), rank = q_BTNH.shape[0] * q_BTNH.shape[1], q_BTNH.shape[2:], weight_C.shape[0]
     sizes = (rows, heads, width, rank, latent_BTL.shape[-1] - rank, cos_BTR.shape[0] * cos_BTR.shape[1])
-    _call("turn_latents", q_BTNH, q_BTNH, latent_BTL, weight_C, cos_BTR, sin_BTR, *sizes, eps, q_scale)
+    places = q_BTNH, q_BTNH.stride(1), latent_BTL, latent_BTL.stride(1)
+    _call("turn_latents", q_BTNH, *places, weight_C, cos_BTR, sin_BTR, *sizes, eps, q_scale)
 
 
 def sample_rows(logits_BV: Tensor, seeds_B: Tensor, counters_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -25,13 +25,14 @@ class PackedWeight:
 
     def __init__(self) -> None:
         self._packed: Tensor | None = None
-        self._of: tuple[int, int] | None = None
+        self._of: tuple[tuple[int, int], ...] = ()
 
-    def refresh(self, weight: Tensor) -> None:
-        """Packs `weight`, unless it is the one packed already."""
-        if self._of != identity(weight):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.seen_weight(weight), _ROWS_HINT)
-            self._of = identity(weight)
+    def refresh(self, *weights: Tensor) -> None:
+        """Packs `weights` (several: one below the other, see `multiply_both`), unless they are what is packed already."""
+        if not self.is_packed(*weights):
+            seen = [self.seen_weight(weight) for weight in weights]
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(seen[0] if len(seen) == 1 else torch.cat(seen), _ROWS_HINT)
+            self._of = tuple(map(identity, weights))
 
     def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x weight^T + bias; without a gradient by the kernel for few rows, or from the packed copy where that is current."""
@@ -49,9 +50,9 @@ class PackedWeight:
         """`x` as the product sees it."""
         return x
 
-    def is_packed(self, weight: Tensor) -> bool:
-        """Whether there is a copy, and it is of this version of the weight."""
-        return self._packed is not None and self._of == identity(weight)
+    def is_packed(self, *weights: Tensor) -> bool:
+        """Whether there is a copy, and it is of this version of these weights."""
+        return self._packed is not None and self._of == tuple(map(identity, weights))
 
     def _multiply_packed(self, x: Tensor, bias: Tensor | None) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
@@ -59,7 +60,7 @@ class PackedWeight:
 
     def drop(self) -> None:
         """Gives the copy's memory back."""
-        self._packed = self._of = None
+        self._packed, self._of = None, ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PackedWeight":
         return PackedWeight()
@@ -79,6 +80,15 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.packed.multiply(x, self.weight, self.bias)
+
+
+def multiply_both(x: Tensor, left: Linear, right: Linear, packed: PackedWeight) -> tuple[Tensor, Tensor]:
+    """left(x) and right(x), which have no bias: parts of one product where `packed` holds both weights, and x many rows."""
+    is_few = _is_few(x.numel() // x.shape[-1], left.weight)
+    if torch.is_grad_enabled() or is_few or not packed.is_packed(left.weight, right.weight):
+        return left(x), right(x)
+    both = packed._multiply_packed(x, None)
+    return both[..., : left.out_features], both[..., left.out_features :]
 
 
 def _is_few(rows: int, weight: Tensor) -> bool:

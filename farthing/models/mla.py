@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from farthing.models.attention import Attend, RMSNorm
 from farthing.models.fused import can_fuse, rotate, turn_latents
-from farthing.models.linear import Linear
+from farthing.models.linear import Linear, PackedWeight, multiply_both
 from farthing.models.rope import yarn_softmax_scale
 from farthing.models.shape import MlaShape, ModelShape, YarnScaling
 
@@ -45,6 +45,8 @@ class LatentAttention(nn.Module):
         self.kv_norm = RMSNorm(mla.kv_lora_rank, LATENT_NORM_EPS)
         self.kv_up = Linear(mla.kv_lora_rank, N * (mla.qk_nope_head_width + mla.v_head_width), bias=False)
         self.out = Linear(N * mla.v_head_width, shape.width, bias=False)
+        self.packed = PackedWeight()
+        """Of both of `from_x`."""
         yarn = shape.rope_scaling
         self.softmax_scale = yarn_softmax_scale(yarn) if isinstance(yarn, YarnScaling) else 1.0
 
@@ -57,6 +59,11 @@ class LatentAttention(nn.Module):
         out_BTD: Tensor = self.out(attended.flatten(2))
         return out_BTD
 
+    @property
+    def from_x(self) -> tuple[Linear, Linear]:
+        """What multiplies the hidden states themselves: for queries, for latents."""
+        return self.q_down or self.q_up, self.kv_down
+
     def latents(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         """What an engine caches of these tokens, where nothing is to be attended to from them: [B, T, L]."""
         nobody_BT0H = x_BTD.new_empty(*x_BTD.shape[:2], 0, self.head_width)
@@ -64,9 +71,10 @@ class LatentAttention(nn.Module):
 
     def _project(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Queries [B, T, N, H] and latents [B, T, L]."""
-        given = x_BTD if self.q_down is None or self.q_norm is None else self.q_norm(self.q_down(x_BTD))
-        q_BTNH = self.q_up(given).view(*x_BTD.shape[:2], self.num_heads, self.head_width)
-        return self._turn(q_BTNH, self.kv_down(x_BTD), rope)
+        queries, latent_BTL = multiply_both(x_BTD, *self.from_x, self.packed)
+        if self.q_norm is not None:
+            queries = self.q_up(self.q_norm(queries))
+        return self._turn(queries.view(*x_BTD.shape[:2], self.num_heads, self.head_width), latent_BTL, rope)
 
     def _turn(self, q_BTNH: Tensor, latent_BTL: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Just projected, both its own -> normed, rotated and scaled."""

@@ -8,6 +8,7 @@ from farthing.engine.cache import KVCache, Prefill
 from farthing.models.attention import attend_causally
 from farthing.models.decoder import Decoder
 from farthing.models.head import completion_logprobs
+from farthing.models.linear import can_pack
 from farthing.models.mla import LatentAttention
 from farthing.models.rope import rope_frequency, rope_table, yarn_softmax_scale
 from farthing.models.shape import YarnScaling
@@ -46,6 +47,26 @@ def test_absorbed_and_expanded_attention_are_equal(model: Decoder) -> None:
         weights = scores.softmax(-1)
         expected = torch.einsum("snt,stnv->snv", weights, v)
         torch.testing.assert_close(mla.values(weights @ latent[..., :14]), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changed", ["nothing", "for queries", "for latents"])
+def test_both_products_of_hidden_states_come_from_one_packed_copy(model: Decoder, changed: str) -> None:
+    """Many rows take it, as long as it is of the weights as they are; no weight is packed twice."""
+    mla, x = attention_of(model), torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(2))
+    if not can_pack(mla.kv_down.weight):
+        pytest.skip("this CPU packs no fp32 weights")
+    rope = model._rope(24, None)
+    with torch.inference_mode():
+        model.pack_weights()
+        assert mla.packed.is_packed(*(linear.weight for linear in mla.from_x))
+        assert [linear.packed.is_packed(linear.weight) for linear in (*mla.from_x, mla.out)] == [False, False, True]
+        if changed != "nothing":
+            mla.from_x[changed == "for latents"].weight.mul_(1.5)
+        found = mla._project(x, rope)
+        model.drop_packed()
+        assert not mla.packed.is_packed(*(linear.weight for linear in mla.from_x))
+        for mine, wanted in zip(found, mla._project(x, rope), strict=True):
+            torch.testing.assert_close(mine, wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

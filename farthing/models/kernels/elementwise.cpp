@@ -123,9 +123,10 @@ void rotate(const T* x, const float* cos, const float* sin, T* y, int64_t rows, 
 // In place, row by row: the last `turning` numbers of each of a query's heads turned by the row's angle and all scaled; a latent's
 // first `rank` numbers normed, the rest turned. Row r takes angle row r % periods.
 template <typename T>
-void turn_latents(T* queries, T* latents, const T* weight, const float* cos, const float* sin, int64_t rows, int64_t heads,
-                  int64_t head_width, int64_t rank, int64_t turning, int64_t periods, float eps, float scale) {
-  const int64_t half = turning / 2, fixed = head_width - turning, width = rank + turning;
+void turn_latents(T* queries, int64_t q_stride, T* latents, int64_t latent_stride, const T* weight, const float* cos,
+                  const float* sin, int64_t rows, int64_t heads, int64_t head_width, int64_t rank, int64_t turning,
+                  int64_t periods, float eps, float scale) {
+  const int64_t half = turning / 2, fixed = head_width - turning;
 #pragma omp parallel for schedule(static) if (rows * heads * head_width > kSerialElements)
   for (int64_t r = 0; r < rows; r++) {
     const float *c = cos + (r % periods) * half, *s = sin + (r % periods) * half;
@@ -138,12 +139,12 @@ void turn_latents(T* queries, T* latents, const T* weight, const float* cos, con
       }
     };
     for (int64_t h = 0; h < heads; h++) {
-      T* head = queries + (r * heads + h) * head_width;
+      T* head = queries + r * q_stride + h * head_width;
       if (scale != 1.f)
         for (int64_t i = 0; i < fixed; i++) store(head, i, load(head, i) * scale);
       turn(head + fixed, scale);
     }
-    T* latent = latents + r * width;
+    T* latent = latents + r * latent_stride;
     norm_row(latent, weight, latent, rank, eps);
     turn(latent + rank, 1.f);
   }
@@ -217,10 +218,10 @@ void sample(const T* logits, const int64_t* seeds, const int64_t* counters, int6
                                       float eps) {                                                                    \
     rmsnorm_pair(a, b, wa, wb, y, r, d, eps);                                                                         \
   }                                                                                                                   \
-  extern "C" void turn_latents_##NAME(T* q, T* l, const T* w, const float* c, const float* s, int64_t r, int64_t n,    \
-                                      int64_t h, int64_t rank, int64_t turning, int64_t periods, float eps,           \
-                                      float scale) {                                                                  \
-    turn_latents(q, l, w, c, s, r, n, h, rank, turning, periods, eps, scale);                                         \
+  extern "C" void turn_latents_##NAME(T* q, int64_t q_stride, T* l, int64_t l_stride, const T* w, const float* c,      \
+                                      const float* s, int64_t r, int64_t n, int64_t h, int64_t rank, int64_t turning, \
+                                      int64_t periods, float eps, float scale) {                                      \
+    turn_latents(q, q_stride, l, l_stride, w, c, s, r, n, h, rank, turning, periods, eps, scale);                     \
   }                                                                                                                   \
   extern "C" void sample_##NAME(const T* l, const int64_t* seeds, const int64_t* counters, int64_t* t, float* p,       \
                                 int64_t r, int64_t v, float scale) {                                                  \
