@@ -1,15 +1,16 @@
-"""Prompts -> the very completions that plain decoding gives, two tokens a forward pass where the model foresaw the second.
+"""Prompts -> the very completions that plain decoding gives, several tokens a forward pass where the model foresaw them.
 
-The multi-token prediction module (arXiv:2412.19437, section 2.2) drafts one token ahead; the model's next pass takes the last
-token and the draft together. Where we differ from speculative sampling (arXiv:2211.17192): nothing is accepted by
-chance. Token n of a completion is always drawn from the model's own distribution with the n-th number of its seed, as in plain
-decoding, and the draft counts only if it is that token. So the distribution is plain decoding's because the tokens are.
-The draft is drawn from the module's distribution with the same number: the likelier equal, the nearer the two distributions.
+The multi-token prediction modules (arXiv:2412.19437, section 2.2) each draft one token further ahead; the model's next pass
+takes the last token and the drafts together. Where we differ from speculative sampling (arXiv:2211.17192): nothing is accepted
+by chance. Token n of a completion is always drawn from the model's own distribution with the n-th number of its seed, as in
+plain decoding, and a draft counts only if it is that token. So the distribution is plain decoding's because the tokens are.
+A draft is drawn from its module's distribution with the same number: the likelier equal, the nearer the two distributions.
 
 All sequences start together, and each leaves when it has ended: made for few of them, where a pass costs the same for one
 token as for two. The engine's continuous batching is for many.
 
-Shapes: S sequences, T tokens of a pass, N heads, H head width, L latent with the rotated key, V value width.
+Shapes: S sequences, K drafts of each, T = 1 + K tokens of a pass, D width, N heads, H head width, L latent with the rotated
+key, V value width.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from farthing.tokenizer import Tokenizer
 
 @dataclass
 class Speculation:
-    """What came of the drafts."""
+    """What came of the drafts that were held against what the model drew; those behind a wrong one, or the end, never are."""
 
     num_drafted: int = 0
     num_accepted: int = 0
@@ -42,10 +43,14 @@ class Speculation:
 
 
 class DraftCache(KVCache):
-    """Latents of all layers and of the prediction module, written and read several tokens at a time."""
+    """Latents of all layers and of the prediction modules, written and read several tokens at a time."""
+
+    places_ST: Tensor | None = None
 
     def begin_pass(self, positions_ST: Tensor) -> None:
         """Sets where the tokens of each sequence go; each sees those up to its own place."""
+        if positions_ST is self.places_ST:
+            return
         self.places_ST = positions_ST
         if self.has_kernel:  # every token by itself
             starts = torch.arange(positions_ST.numel() + 1, device="cpu")
@@ -62,6 +67,7 @@ class DraftCache(KVCache):
 
     def attend_latent(self, mla: LatentAttention, q_STNH: Tensor, latent_STL: Tensor) -> Tensor:
         """As `KVCache.attend_latent`, for T tokens: [S, T, N, V]."""
+        assert self.places_ST is not None, "begin_pass must come before a forward pass"
         S, T, N = q_STNH.shape[:3]
         latents = self.kv[mla.layer, 0, :, 0]
         if self._groups is not None:
@@ -116,33 +122,31 @@ class _Drafting:
         self.reasons: list[StopReason | None] = [None] * len(seeds)
         self.speculation = Speculation()
         num_positions = min(round_up(max(map(len, prompts)) + params.max_tokens, ROUND_TOKENS), model.shape.max_positions)
-        layers = model.shape.model_copy(update={"num_layers": model.shape.num_layers + 1})
+        layers = model.shape.model_copy(update={"num_layers": model.shape.num_layers + model.shape.mtp_depth})
         self.cache = DraftCache(layers, len(seeds), num_positions, model.embed.weight)
 
     def run(self) -> list[Completion]:
-        last_S, ahead_SD, ends_S = self._prefill()
+        drafts_SK, last_S, ends_S = self._prefill()
         counts_S = torch.ones_like(ends_S)
         while self.active:
-            drafts_SK = self._draft(ahead_SD, counts_S)
-            positions_ST = ends_S[:, None] + 1 + torch.arange(drafts_SK.shape[1] + 1, device=self.device)
+            offsets_T = 1 + torch.arange(drafts_SK.shape[1] + 1, device=self.device)
+            # a draft beyond its sequence's end may lie beyond the cache too; nobody sees the last place
+            positions_ST = (ends_S[:, None] + offsets_T).clamp_(max=self.cache.num_positions - 1)
             self.cache.begin_pass(positions_ST)
             hidden_STD = self.model(torch.cat((last_S[:, None], drafts_SK), dim=1), positions_ST, self.cache)
             next_ST = self._draw(self.model.logits(hidden_STD), counts_S, drafts_SK)
-            # where the draft is what was drawn, the second token was drawn from the right distribution and counts
-            accepted_S = (next_ST[:, :-1] == drafts_SK).sum(dim=1)
+            # where the draft is what was drawn, the token behind it was drawn from the right distribution and counts
+            accepted_S = (next_ST[:, :-1] == drafts_SK).cumprod(dim=1).sum(dim=1)
             ends_S, counts_S = ends_S + 1 + accepted_S, counts_S + 1 + accepted_S
             hidden_STD, next_ST, positions_ST, accepted_S, ends_S, counts_S = self._without_ended(
                 hidden_STD, next_ST, positions_ST, accepted_S, ends_S, counts_S
             )
-            if self.active:
-                if len(self.active) < len(drafts_SK):
-                    self.cache.begin_pass(positions_ST)
-                ahead_STD = self.model.look_ahead(0, hidden_STD, next_ST, positions_ST, self.cache)
-                last_S, ahead_SD = next_ST[self.rows, accepted_S], ahead_STD[self.rows, accepted_S]
+            drafts_SK = self._draft(hidden_STD, next_ST, positions_ST, accepted_S, counts_S)
+            last_S = next_ST[self.rows, accepted_S]
         return [self._completion(i) for i in range(len(self.seeds))]
 
     def _prefill(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Fills the cache -> first tokens, what the module foresees behind them [S, D], where the prompts' last tokens are."""
+        """Fills the cache -> first drafts [S, K], first tokens, where the prompts' last tokens are."""
         lengths = [len(p) for p in self.prompts]
         longest = min(round_up(max(lengths), ROUND_TOKENS), self.cache.num_positions)
         tokens_ST = torch.zeros(len(lengths), longest, dtype=torch.int64, device=self.device)
@@ -151,15 +155,33 @@ class _Drafting:
         ends_S = torch.tensor(lengths, device=self.device) - 1
         prefill = Prefill()
         hidden_STD = self.model(tokens_ST, attend=prefill)
-        last_SD = hidden_STD[self.rows, ends_S]
-        first_S = self._draw(self.model.logits(last_SD)[:, None], torch.zeros_like(ends_S), tokens_ST[:, :0])[:, 0]
+        first_S = self._draw(self.model.logits(hidden_STD[self.rows, ends_S])[:, None], ends_S * 0, tokens_ST[:, :0])[:, 0]
         # what lies behind a shorter prompt is written over before it is seen
-        self.cache.kv[:-1, :, :, :, :longest] = prefill.finish(lengths).kv
-        # the module sees the token behind each place, and is asked only behind the last
-        latents_STL = self.model.look_ahead_latents(0, hidden_STD[:, :-1], tokens_ST[:, 1:])
-        self.cache.kv[-1, 0, :, 0, : longest - 1] = latents_STL
-        last_SD, first_S, ends_S = self._without_ended(last_SD, first_S, ends_S)
-        return first_S, self._look_ahead(last_SD, first_S, ends_S) if self.active else last_SD, ends_S
+        self.cache.kv[: -self.model.shape.mtp_depth, :, :, :, :longest] = prefill.finish(lengths).kv
+        self._prefill_modules(hidden_STD, tokens_ST)
+        # the modules are asked behind the last token, and once more behind those whose following tokens were not all there
+        window = min(self.model.shape.mtp_depth, *lengths)
+        positions_ST = ends_S[:, None] + torch.arange(1 - window, 1, device=self.device)
+        rows_S1 = self.rows[:, None]
+        next_ST = torch.cat((tokens_ST[rows_S1, positions_ST[:, 1:]], first_S[:, None]), dim=1)
+        hidden_STD, next_ST, positions_ST, ends_S = self._without_ended(
+            hidden_STD[rows_S1, positions_ST], next_ST, positions_ST, ends_S
+        )
+        at_S, counts_S = torch.full_like(ends_S, window - 1), torch.ones_like(ends_S)
+        return self._draft(hidden_STD, next_ST, positions_ST, at_S, counts_S), next_ST[:, -1], ends_S
+
+    def _prefill_modules(self, hidden_STD: Tensor, tokens_ST: Tensor) -> None:
+        """Fills the cache of the modules: module k at each place sees the k + 1 tokens behind it."""
+        num_layers, depth = self.model.shape.num_layers, self.model.shape.mtp_depth
+        for k in range(min(depth, tokens_ST.shape[1] - 1)):
+            hidden_STD, next_ST = hidden_STD[:, :-1], tokens_ST[:, k + 1 :]
+            if k + 1 == depth:  # nobody asks the last one yet
+                latents_STL = self.model.look_ahead_latents(k, hidden_STD, next_ST)
+            else:
+                prefill = Prefill()
+                hidden_STD = self.model.look_ahead(k, hidden_STD, next_ST, attend=prefill)
+                latents_STL = prefill.finish([]).kv[0, 0, :, 0]
+            self.cache.kv[num_layers + k, 0, :, 0, : next_ST.shape[1]] = latents_STL
 
     def _without_ended(self, *of_rows: Tensor) -> tuple[Tensor, ...]:
         """Takes the sequences that have ended out of the cache, and out of tensors that have a row for each."""
@@ -173,22 +195,28 @@ class _Drafting:
         self.cache.keep(rows)
         return tuple(x[rows] for x in of_rows)
 
-    def _draft(self, ahead_SD: Tensor, counts_S: Tensor) -> Tensor:
-        """The token foreseen behind each sequence's last, [S, K]: K is 1, or 0 where all have room for one token only."""
-        if self.params.max_tokens - min(len(self.sampled[i]) for i in self.active) == 1:
-            return counts_S[:, None][:, :0]
-        return sample(self.model.logits(ahead_SD), self.params, self.seeds_S, counts_S).tokens_B[:, None]
+    def _draft(self, hidden_STD: Tensor, next_ST: Tensor, positions_ST: Tensor, at_S: Tensor, counts_S: Tensor) -> Tensor:
+        """The tokens foreseen behind each sequence's last one, at next_ST[:, at_S] -> [S, K], at most one a module.
 
-    def _look_ahead(self, hidden_SD: Tensor, next_S: Tensor, positions_S: Tensor) -> Tensor:
-        """The module's hidden states [S, D] at one position of each sequence."""
-        positions_S1 = positions_S[:, None]
-        self.cache.begin_pass(positions_S1)
-        return self.model.look_ahead(0, hidden_SD[:, None], next_S[:, None], positions_S1, self.cache)[:, 0]
+        `hidden_STD` and `next_ST` are what the model made of the tokens at these positions, and the tokens that follow them.
+        What a module keeps of a place whose following tokens were drafts that did not hold stays as it is: a draft's matter.
+        """
+        room = self.params.max_tokens - 1 - min((len(self.sampled[i]) for i in self.active), default=0)
+        drafts: list[Tensor] = []
+        for depth in range(min(self.model.shape.mtp_depth, room if self.active else 0)):
+            if depth:  # the module sees one token further: the draft just made, behind what is known
+                next_ST = next_ST.roll(-1, dims=1)
+                next_ST[self.rows, at_S] = drafts[-1]
+            self.cache.begin_pass(positions_ST)
+            hidden_STD = self.model.look_ahead(depth, hidden_STD, next_ST, positions_ST, self.cache)
+            logits_SV = self.model.logits(hidden_STD[self.rows, at_S])
+            drafts.append(sample(logits_SV, self.params, self.seeds_S, counts_S + depth).tokens_B)
+        return torch.stack(drafts, dim=1) if drafts else next_ST[:, :0]
 
     def _draw(self, logits_STV: Tensor, counts_S: Tensor, drafts_SK: Tensor) -> Tensor:
         """Draws the next token at every place, keeps those that count -> all of them, [S, T].
 
-        The first place counts; the second where the first drew the draft that it stands on.
+        The first place counts; each further one where the places before drew the drafts that it stands on.
         """
         size = logits_STV.shape[:2]
         counters_ST = counts_S[:, None] + torch.arange(size[1], device=self.device)
@@ -197,14 +225,16 @@ class _Drafting:
         drawn = list(zip(*(column.tolist() for column in sampled), strict=True))
         for row, drafts in enumerate(drafts_SK.tolist()):
             i = self.active[row]
-            first, *second = drawn[row * size[1] : (row + 1) * size[1]]
+            first, *others = drawn[row * size[1] : (row + 1) * size[1]]
             self._take(i, first)
-            if drafts:
+            for draft, behind in zip(drafts, others, strict=True):
+                if self.reasons[i] is not None:
+                    break
                 self.speculation.num_drafted += 1
-                if first[0] == drafts[0]:
-                    self.speculation.num_accepted += 1
-                    if self.reasons[i] is None:
-                        self._take(i, second[0])
+                if draft != self.sampled[i][-1][0]:
+                    break
+                self.speculation.num_accepted += 1
+                self._take(i, behind)
         return sampled.tokens_B.view(size)
 
     def _take(self, i: int, drawn: tuple[int, float, float]) -> None:
