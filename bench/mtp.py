@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run", type=Path, default=Path("runs/bench-mtp"), help=f"a run of {RECIPE}; made where it is not there"
     )
     parser.add_argument("--problems", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.set_defaults(measure=measure)
 
 
@@ -44,39 +45,53 @@ def measure(args: argparse.Namespace) -> Path:
         prompts = [artefact.renderer.prompt_tokens(p.question) for p in problems]
         params = SamplingParams(max_tokens=config.max_completion_tokens)
         for batch in BATCHES:
-            figures += compare(artefact, prompts, batch, params, f"{model}, batch {batch}")
+            figures += compare(artefact, prompts, batch, args.repeats, params, f"{model}, batch {batch}")
     note = (
-        "Completions of held-out problems at temperature 1, prefill included; both ways in turn, group by group. "
+        "Completions of held-out problems at temperature 1, prefill included; both ways in turn, group by group, all problems "
+        f"{args.repeats} times. Drafts are those that the model came to judge. "
         f"The models were trained on commit {origin_of([args.run]).commit}."
     )
-    return write("mtp", f"python -m bench mtp --problems {args.problems} --run {args.run}", figures, note=note)
+    command = f"python -m bench mtp --problems {args.problems} --repeats {args.repeats} --run {args.run}"
+    return write("mtp", command, figures, note=note)
 
 
-def compare(artefact: Artefact, prompts: list[list[int]], batch: int, params: SamplingParams, case: str) -> list[Figure]:
+def compare(
+    artefact: Artefact, prompts: list[list[int]], batch: int, repeats: int, params: SamplingParams, case: str
+) -> list[Figure]:
+    rounds, num_tokens, judged, accepted, equal, groups = [], 0, 0, 0, 0, 0
     engine, tokenizer = artefact.engine(batch), artefact.renderer.tokenizer
-    spent, num_tokens, drafted, accepted, equal, groups = {"plain": 0.0, "ahead": 0.0}, 0, 0, 0, 0, 0
-    for first in range(0, len(prompts) - batch + 1, batch):
-        chosen, seeds = prompts[first : first + batch], [[first + i] for i in range(batch)]
-        ways = {
-            "plain": partial(engine.generate, chosen, seeds, params),
-            "ahead": partial(generate_ahead, artefact.model, tokenizer, chosen, seeds, params),
-        }
-        found: dict[str, Any] = {}
-        # the one that begins warms caches for the other, so they take turns; the first group is not timed
-        for way in sorted(ways, reverse=first // batch % 2 == 0):
-            started = time.perf_counter()
-            found[way] = ways[way]()
-            spent[way] += time.perf_counter() - started if first else 0.0
-        plain, (ahead, speculation) = found["plain"], found["ahead"]
-        num_tokens += sum(len(c.tokens) for group in plain for c in group) if first else 0
-        drafted, accepted = drafted + speculation.num_drafted, accepted + speculation.num_accepted
-        equal += [c.tokens for g in plain for c in g] == [c.tokens for g in ahead for c in g]
-        groups += 1
-    ratio = spent["plain"] / spent["ahead"]
+    starts = range(0, len(prompts) - batch + 1, batch)
+    for number in range(-1, repeats):  # the first is not counted: it warms caches
+        spent = {"plain": 0.0, "ahead": 0.0}
+        for first in starts:
+            chosen, seeds = prompts[first : first + batch], [[first + i] for i in range(batch)]
+            ways = {
+                "plain": partial(engine.generate, chosen, seeds, params),
+                "ahead": partial(generate_ahead, artefact.model, tokenizer, chosen, seeds, params),
+            }
+            found: dict[str, Any] = {}
+            # the one that begins warms caches for the other, so they take turns
+            for way in sorted(ways, reverse=(first // batch + number) % 2 == 0):
+                started = time.perf_counter()
+                found[way] = ways[way]()
+                spent[way] += time.perf_counter() - started
+            if number >= 0:
+                plain, (ahead, speculation) = found["plain"], found["ahead"]
+                num_tokens += sum(len(c.tokens) for group in plain for c in group)
+                judged, accepted = judged + speculation.num_judged, accepted + speculation.num_accepted
+                equal += [c.tokens for g in plain for c in g] == [c.tokens for g in ahead for c in g]
+                groups += 1
+        rounds.append(spent)
+    of_ways = {way: sum(spent[way] for spent in rounds[1:]) for way in ("plain", "ahead")}
+    ratio, ratios = of_ways["plain"] / of_ways["ahead"], [spent["plain"] / spent["ahead"] for spent in rounds[1:]]
     return [
-        Figure(f"tokens per completion, {case}", num_tokens / (groups - 1) / batch, "tokens", num_tokens),
-        Figure(f"tokens/s, {case}, plain", num_tokens / spent["plain"], "tokens/s", num_tokens),
-        Figure(f"tokens/s, {case}, ahead over plain", ratio, "x", num_tokens, "at least 1.3x", ratio >= 1.3),
-        Figure(f"drafts accepted, {case}", accepted / max(drafted, 1), "", drafted),
+        Figure(f"tokens per completion, {case}", num_tokens / groups / batch, "tokens", num_tokens),
+        Figure(f"tokens/s, {case}, plain", num_tokens / of_ways["plain"], "tokens/s", num_tokens),
+        Figure(
+            f"tokens/s, {case}, ahead over plain",
+            *(ratio, "x", num_tokens, "at least 1.3x", ratio >= 1.3),
+            spread=(min(ratios), max(ratios)),
+        ),
+        Figure(f"drafts accepted, {case}", accepted / max(judged, 1), "", judged),
         Figure(f"equal completions, {case}", equal / groups, "", groups, "1", equal == groups),
     ]

@@ -47,7 +47,7 @@ def complete(
         }
         for c in completions
     ]
-    told = {} if drafts is None else {"drafts": {"made": drafts.num_drafted, "accepted": drafts.num_accepted}}
+    told = {} if drafts is None else {"drafts": {"judged": drafts.num_judged, "accepted": drafts.num_accepted}}
     return {"completions": found, **told}
 
 

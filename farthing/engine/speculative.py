@@ -34,12 +34,12 @@ from farthing.tokenizer import Tokenizer
 class Speculation:
     """What came of the drafts that were held against what the model drew; those behind a wrong one, or the end, never are."""
 
-    num_drafted: int = 0
+    num_judged: int = 0
     num_accepted: int = 0
 
     @property
     def acceptance_rate(self) -> float:
-        return self.num_accepted / max(self.num_drafted, 1)
+        return self.num_accepted / max(self.num_judged, 1)
 
 
 class DraftCache(KVCache):
@@ -230,7 +230,7 @@ class _Drafting:
             for draft, behind in zip(drafts, others, strict=True):
                 if self.reasons[i] is not None:
                     break
-                self.speculation.num_drafted += 1
+                self.speculation.num_judged += 1
                 if draft != self.sampled[i][-1][0]:
                     break
                 self.speculation.num_accepted += 1

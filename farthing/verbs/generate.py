@@ -47,7 +47,7 @@ def generate(
     for completion in found["completions"]:
         console.print(completion["text"], markup=False, highlight=False)
     if drafts := found.get("drafts"):
-        Console(stderr=True).print(f"{drafts['accepted']} of {drafts['made']} drafts held", style="dim", highlight=False)
+        Console(stderr=True).print(f"{drafts['accepted']} of {drafts['judged']} drafts held", style="dim", highlight=False)
 
 
 def chat(

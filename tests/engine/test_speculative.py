@@ -53,12 +53,12 @@ def test_every_completion_is_that_of_plain_decoding(drafter: Decoder, tokenizer:
         for mine, theirs in zip(other, group, strict=True):
             assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
             assert mine.kept_mass == pytest.approx(theirs.kept_mass, abs=1e-4)
-    assert 0 < speculation.num_accepted < speculation.num_drafted
+    assert 0 < speculation.num_accepted < speculation.num_judged
     num_tokens = sum(len(c.tokens) for group in ahead for c in group)
     # every token is the first, or a pass's first, or a draft that held, and a pass ends with the draft that does not
     passes = num_tokens - 6 - speculation.num_accepted
-    assert speculation.num_drafted <= passes * drafter.shape.mtp_depth
-    assert speculation.num_drafted - speculation.num_accepted <= passes
+    assert speculation.num_judged <= passes * drafter.shape.mtp_depth
+    assert speculation.num_judged - speculation.num_accepted <= passes
 
 
 def test_drafts_are_those_of_the_modules_without_a_cache(drafter: Decoder, tokenizer: Tokenizer) -> None:
@@ -98,7 +98,7 @@ def test_completions_of_a_single_token(drafter: Decoder, tokenizer: Tokenizer) -
     ahead, speculation = generate_ahead(drafter, tokenizer, [[7, 8], [9]], [[1], [2, 3]], params)
     plain = Engine(drafter, tokenizer).generate([[7, 8], [9]], [[1], [2, 3]], params)
     assert [[c.tokens for c in group] for group in ahead] == [[c.tokens for c in group] for group in plain]
-    assert speculation.num_drafted == 0
+    assert speculation.num_judged == 0
 
 
 def test_the_distribution_is_that_of_the_model(drafter: Decoder, tokenizer: Tokenizer) -> None:

@@ -77,6 +77,6 @@ def test_generate_drafts_for_itself_and_says_the_same(finished: Path) -> None:
     command = ("generate", finished, "a12b3?", "--samples", "3", "--max-tokens", "24", "--seed", "5")
     ahead, plain = farthing_json(*command), farthing_json(*command, "--no-ahead")
     assert ahead["completions"] == [pytest.approx(c, abs=1e-4) for c in plain["completions"]]
-    assert 0 <= ahead["drafts"]["accepted"] <= ahead["drafts"]["made"] > 0
+    assert 0 <= ahead["drafts"]["accepted"] <= ahead["drafts"]["judged"] > 0
     assert "drafts" not in plain
     assert "drafts" not in farthing_json(*command[:3], "--samples", "5"), "many go through the engine"
