@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from farthing.models.fused import can_fuse, linear_few
 
 _ROWS_HINT = 32
-ALWAYS_FEW, FEW_ROWS, FEW_PRODUCTS = 2, 8, 1 << 21
+ALWAYS_FEW, FEW_ROWS, FEW_PRODUCTS = 4, 32, 1 << 20
 """`linear_few` is faster than oneDNN with a packed weight up to the first number of rows, and up to the second where that makes
 no more multiplications than the third."""
 

@@ -11,26 +11,6 @@
 
 namespace {
 
-// Row r of a [rows, width] weight as fp32 with its width padded with zeros: in place where it is that already
-template <typename T>
-const float* widened(const T* row, int64_t width, std::vector<float>& scratch) {
-  if constexpr (sizeof(T) == sizeof(float))
-    if (width == int64_t(scratch.size())) return row;
-  for (int64_t i = 0; i < width; i++) scratch[i] = load(row, i);
-  return scratch.data();
-}
-
-// out[m * stride] = x[m] . row for `count` rows of x, [count, padded]
-inline void dots_with(const float* row, const float* x, int64_t count, int64_t padded, float* out, int64_t stride) {
-  float four[4];
-  int64_t m = 0;
-  for (; m + 4 <= count; m += 4) {
-    dots<4>(row, x + m * padded, padded, padded, four);
-    for (int64_t i = 0; i < 4; i++) out[(m + i) * stride] = four[i];
-  }
-  for (; m < count; m++) dots<1>(row, x + m * padded, padded, padded, out + m * stride);
-}
-
 struct Routing {
   int64_t tokens, experts, choices, groups, open_groups;
   int64_t is_sigmoid, is_normed;
@@ -85,23 +65,22 @@ void route(float* scores, const float* bias, int64_t* chosen, float* gates, cons
   }
 }
 
-// gate_up [gate hidden | up hidden, width] and down [width, hidden] of `count` tokens x [count, padded width]:
-// out[m] += gates[m] times what the expert makes of x[m]
+// gate_up [gate hidden | up hidden, width] and down [width, hidden] of `count` tokens x [count, width]: out[m] = gates[m] times
+// what the expert makes of x[m]
 template <typename T>
 void one_expert(const T* gate_up, const T* down, int64_t width, int64_t hidden, const std::vector<float>& given, int64_t count,
                 const float* const* gates, float* const* out) {
-  const int64_t padded = round_up(width, kLanes), padded_hidden = round_up(hidden, kLanes);
-  std::vector<float> middle(count * padded_hidden), both(count * 2), found(count), row(padded), row_hidden(padded_hidden);
-  for (int64_t f = 0; f < hidden; f++) {
-    for (int64_t side = 0; side < 2; side++)
-      dots_with(widened(gate_up + (side * hidden + f) * width, width, row), given.data(), count, padded, both.data() + side, 2);
-    for (int64_t m = 0; m < count; m++)
-      middle[m * padded_hidden + f] = both[2 * m] * sigmoid(both[2 * m]) * both[2 * m + 1];
+  std::vector<float> both(count * 2 * hidden), middle(count * hidden), found(count * width);
+  multiply_few(given.data(), count, gate_up, width, 2 * hidden, both.data(), 2 * hidden);
+  for (int64_t m = 0; m < count; m++) {
+    const float *gate = both.data() + m * 2 * hidden, *up = gate + hidden;
+    float* to = middle.data() + m * hidden;
+#pragma omp simd
+    for (int64_t f = 0; f < hidden; f++) to[f] = gate[f] * sigmoid(gate[f]) * up[f];
   }
-  for (int64_t d = 0; d < width; d++) {
-    dots_with(widened(down + d * hidden, hidden, row_hidden), middle.data(), count, padded_hidden, found.data(), 1);
-    for (int64_t m = 0; m < count; m++) out[m][d] = found[m] * *gates[m];
-  }
+  multiply_few(middle.data(), count, down, hidden, width, found.data(), width);
+  for (int64_t m = 0; m < count; m++)
+    for (int64_t d = 0; d < width; d++) out[m][d] = found[m * width + d] * *gates[m];
 }
 
 struct Sizes { int64_t tokens, choices, experts, width, hidden, shared_hidden; };
@@ -111,7 +90,7 @@ struct Sizes { int64_t tokens, choices, experts, width, hidden, shared_hidden; }
 template <typename T>
 void experts_few(const T* x, const int64_t* chosen, const float* gates, const T* gate_up, const T* down, const T* shared_gate_up,
                  const T* shared_down, T* out, const Sizes& s) {
-  const int64_t padded = round_up(s.width, kLanes), all = s.tokens * s.choices, with_shared = shared_gate_up ? s.tokens : 0;
+  const int64_t all = s.tokens * s.choices, with_shared = shared_gate_up ? s.tokens : 0;
   const float one = 1;
   // work by expert: the shared one first, which has most of it, then those that anybody chose
   std::vector<std::vector<int64_t>> members(s.experts);
@@ -125,14 +104,14 @@ void experts_few(const T* x, const int64_t* chosen, const float* gates, const T*
 #pragma omp parallel for schedule(dynamic) if (products > kSerialProducts)
   for (int64_t task = 0; task < int64_t(busy.size()); task++) {
     const int64_t e = busy[task], count = e == s.experts ? s.tokens : int64_t(members[e].size());
-    std::vector<float> given(count * padded);
+    std::vector<float> given(count * s.width);
     std::vector<const float*> weights(count, &one);
     std::vector<float*> to(count);
     for (int64_t m = 0; m < count; m++) {
       const int64_t place = e == s.experts ? all + m : members[e][m], token = e == s.experts ? m : place / s.choices;
       if (e < s.experts) weights[m] = gates + place;
       to[m] = made.data() + place * s.width;
-      for (int64_t i = 0; i < s.width; i++) given[m * padded + i] = load(x + token * s.width, i);
+      for (int64_t i = 0; i < s.width; i++) given[m * s.width + i] = load(x + token * s.width, i);
     }
     if (e == s.experts)
       one_expert(shared_gate_up, shared_down, s.width, s.shared_hidden, given, count, weights.data(), to.data());
