@@ -53,8 +53,10 @@ class DraftCache(KVCache):
             return
         self.places_ST = positions_ST
         if self.has_kernel:  # every token by itself
-            starts = torch.arange(positions_ST.numel() + 1, device="cpu")
-            self._groups = starts[:-1], starts, torch.zeros_like(starts[:-1])
+            self._places_X = positions_ST.flatten()
+            if self._groups is None or len(self._groups[0]) != positions_ST.numel():
+                starts = torch.arange(positions_ST.numel() + 1, device="cpu")
+                self._groups = starts[:-1], starts, torch.zeros_like(starts[:-1])
             return
         self.rows_S1 = torch.arange(len(positions_ST), device=positions_ST.device)[:, None]
         longest = round_up(int(positions_ST.max()) + 1, ROUND_TOKENS)
@@ -72,7 +74,7 @@ class DraftCache(KVCache):
         latents = self.kv[mla.layer, 0, :, 0]
         if self._groups is not None:
             new = q_STNH.flatten(0, 1), latent_STL.flatten(0, 1), mla.up()
-            return decode_latents(*new, latents, self.places_ST.flatten(), self._groups, T).view(S, T, N, -1)
+            return decode_latents(*new, latents, self._places_X, self._groups, T).view(S, T, N, -1)
         latents[self.rows_S1, self.places_ST] = latent_STL
         seen = latents[:S, : self.mask_STP.shape[-1]]
         scores = torch.matmul(mla.absorb(q_STNH.flatten(0, 1)).view(S, T * N, -1), seen.transpose(1, 2)).view(S, T, N, -1)
@@ -116,8 +118,6 @@ class _Drafting:
         self.prompts = prompts
         self.active = list(range(len(seeds)))
         """Sequence of each row."""
-        self.seeds_S = torch.tensor(seeds, device=self.device)
-        self.rows = torch.arange(len(seeds), device=self.device)
         self.sampled: list[list[tuple[int, float, float]]] = [[] for _ in seeds]
         self.reasons: list[StopReason | None] = [None] * len(seeds)
         self.speculation = Speculation()
@@ -126,49 +126,28 @@ class _Drafting:
         self.cache = DraftCache(layers, len(seeds), num_positions, model.embed.weight)
 
     def run(self) -> list[Completion]:
-        drafts_SK, last_S, ends_S = self._prefill()
-        counts_S = torch.ones_like(ends_S)
+        drafts = self._prefill()
         while self.active:
-            offsets_T = 1 + torch.arange(drafts_SK.shape[1] + 1, device=self.device)
-            # a draft beyond its sequence's end may lie beyond the cache too; nobody sees the last place
-            positions_ST = (ends_S[:, None] + offsets_T).clamp_(max=self.cache.num_positions - 1)
-            self.cache.begin_pass(positions_ST)
-            hidden_STD = self.model(torch.cat((last_S[:, None], drafts_SK), dim=1), positions_ST, self.cache)
-            next_ST = self._draw(self.model.logits(hidden_STD), counts_S, drafts_SK)
-            # where the draft is what was drawn, the token behind it was drawn from the right distribution and counts
-            accepted_S = (next_ST[:, :-1] == drafts_SK).cumprod(dim=1).sum(dim=1)
-            ends_S, counts_S = ends_S + 1 + accepted_S, counts_S + 1 + accepted_S
-            hidden_STD, next_ST, positions_ST, accepted_S, ends_S, counts_S = self._without_ended(
-                hidden_STD, next_ST, positions_ST, accepted_S, ends_S, counts_S
-            )
-            drafts_SK = self._draft(hidden_STD, next_ST, positions_ST, accepted_S, counts_S)
-            last_S = next_ST[self.rows, accepted_S]
+            drafts = self._pass(drafts)
         return [self._completion(i) for i in range(len(self.seeds))]
 
-    def _prefill(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Fills the cache -> first drafts [S, K], first tokens, where the prompts' last tokens are."""
+    def _prefill(self) -> list[list[int]]:
+        """Fills the cache and draws the first tokens -> the first drafts."""
         lengths = [len(p) for p in self.prompts]
         longest = min(round_up(max(lengths), ROUND_TOKENS), self.cache.num_positions)
-        tokens_ST = torch.zeros(len(lengths), longest, dtype=torch.int64, device=self.device)
-        for row, prompt in enumerate(self.prompts):
-            tokens_ST[row, : len(prompt)] = torch.tensor(prompt, device=self.device)
-        ends_S = torch.tensor(lengths, device=self.device) - 1
+        tokens_ST = self._tensor([prompt + [0] * (longest - len(prompt)) for prompt in self.prompts])
         prefill = Prefill()
         hidden_STD = self.model(tokens_ST, attend=prefill)
-        first_S = self._draw(self.model.logits(hidden_STD[self.rows, ends_S])[:, None], ends_S * 0, tokens_ST[:, :0])[:, 0]
+        rows_S1, ends_S = torch.arange(len(lengths), device=self.device)[:, None], self._tensor(lengths) - 1
+        first_S1, _ = self._draw(self.model.logits(hidden_STD[rows_S1, ends_S[:, None]]), [[]] * len(lengths))
         # what lies behind a shorter prompt is written over before it is seen
         self.cache.kv[: -self.model.shape.mtp_depth, :, :, :, :longest] = prefill.finish(lengths).kv
         self._prefill_modules(hidden_STD, tokens_ST)
         # the modules are asked behind the last token, and once more behind those whose following tokens were not all there
         window = min(self.model.shape.mtp_depth, *lengths)
         positions_ST = ends_S[:, None] + torch.arange(1 - window, 1, device=self.device)
-        rows_S1 = self.rows[:, None]
-        next_ST = torch.cat((tokens_ST[rows_S1, positions_ST[:, 1:]], first_S[:, None]), dim=1)
-        hidden_STD, next_ST, positions_ST, ends_S = self._without_ended(
-            hidden_STD[rows_S1, positions_ST], next_ST, positions_ST, ends_S
-        )
-        at_S, counts_S = torch.full_like(ends_S, window - 1), torch.ones_like(ends_S)
-        return self._draft(hidden_STD, next_ST, positions_ST, at_S, counts_S), next_ST[:, -1], ends_S
+        next_ST = torch.cat((tokens_ST[rows_S1, positions_ST[:, 1:]], first_S1), dim=1)
+        return self._draft(hidden_STD[rows_S1, positions_ST], next_ST, positions_ST, [window - 1] * len(lengths))
 
     def _prefill_modules(self, hidden_STD: Tensor, tokens_ST: Tensor) -> None:
         """Fills the cache of the modules: module k at each place sees the k + 1 tokens behind it."""
@@ -183,59 +162,77 @@ class _Drafting:
                 latents_STL = prefill.finish([]).kv[0, 0, :, 0]
             self.cache.kv[num_layers + k, 0, :, 0, : next_ST.shape[1]] = latents_STL
 
-    def _without_ended(self, *of_rows: Tensor) -> tuple[Tensor, ...]:
-        """Takes the sequences that have ended out of the cache, and out of tensors that have a row for each."""
-        going = [row for row, i in enumerate(self.active) if self.reasons[i] is None]
-        if len(going) == len(self.active):
-            return of_rows
-        self.active = [self.active[row] for row in going]
-        rows = torch.tensor(going, dtype=torch.int64, device=self.device)
-        self.rows = self.rows[: len(going)]
-        self.seeds_S = self.seeds_S[rows]
-        self.cache.keep(rows)
-        return tuple(x[rows] for x in of_rows)
+    def _pass(self, drafts: list[list[int]]) -> list[list[int]]:
+        """Each sequence's last token and its drafts through the model -> the next drafts."""
+        tokens_ST = self._tensor([[self.sampled[i][-1][0], *own] for i, own in zip(self.active, drafts, strict=True)])
+        places = [len(self.prompts[i]) + len(self.sampled[i]) - 1 for i in self.active]
+        # a draft beyond its sequence's end may lie beyond the cache too; nobody sees the last place
+        last = self.cache.num_positions - 1
+        positions_ST = self._tensor([[min(place + t, last) for t in range(tokens_ST.shape[1])] for place in places])
+        self.cache.begin_pass(positions_ST)
+        hidden_STD = self.model(tokens_ST, positions_ST, self.cache)
+        next_ST, accepted = self._draw(self.model.logits(hidden_STD), drafts)
+        return self._draft(hidden_STD, next_ST, positions_ST, accepted)
 
-    def _draft(self, hidden_STD: Tensor, next_ST: Tensor, positions_ST: Tensor, at_S: Tensor, counts_S: Tensor) -> Tensor:
-        """The tokens foreseen behind each sequence's last one, at next_ST[:, at_S] -> [S, K], at most one a module.
+    def _draw(self, logits_STV: Tensor, drafts: list[list[int]]) -> tuple[Tensor, list[int]]:
+        """Draws the next token at every place, keeps those that count -> all of them, [S, T]; how many drafts of each row held.
 
-        `hidden_STD` and `next_ST` are what the model made of the tokens at these positions, and the tokens that follow them.
-        What a module keeps of a place whose following tokens were drafts that did not hold stays as it is: a draft's matter.
+        The first place counts; each further one where the place before drew the draft that it stands on: then it was drawn from
+        the right distribution.
         """
-        room = self.params.max_tokens - 1 - min((len(self.sampled[i]) for i in self.active), default=0)
-        drafts: list[Tensor] = []
-        for depth in range(min(self.model.shape.mtp_depth, room if self.active else 0)):
-            if depth:  # the module sees one token further: the draft just made, behind what is known
-                next_ST = next_ST.roll(-1, dims=1)
-                next_ST[self.rows, at_S] = drafts[-1]
-            self.cache.begin_pass(positions_ST)
-            hidden_STD = self.model.look_ahead(depth, hidden_STD, next_ST, positions_ST, self.cache)
-            logits_SV = self.model.logits(hidden_STD[self.rows, at_S])
-            drafts.append(sample(logits_SV, self.params, self.seeds_S, counts_S + depth).tokens_B)
-        return torch.stack(drafts, dim=1) if drafts else next_ST[:, :0]
-
-    def _draw(self, logits_STV: Tensor, counts_S: Tensor, drafts_SK: Tensor) -> Tensor:
-        """Draws the next token at every place, keeps those that count -> all of them, [S, T].
-
-        The first place counts; each further one where the places before drew the drafts that it stands on.
-        """
-        size = logits_STV.shape[:2]
-        counters_ST = counts_S[:, None] + torch.arange(size[1], device=self.device)
-        seeds = self.seeds_S[:, None].expand(size).flatten()
-        sampled = sample(logits_STV.flatten(0, 1), self.params, seeds, counters_ST.flatten())
-        drawn = list(zip(*(column.tolist() for column in sampled), strict=True))
-        for row, drafts in enumerate(drafts_SK.tolist()):
-            i = self.active[row]
-            first, *others = drawn[row * size[1] : (row + 1) * size[1]]
+        T = logits_STV.shape[1]
+        seeds = self._tensor([self.seeds[i] for i in self.active for _ in range(T)])
+        counters = self._tensor([len(self.sampled[i]) + t for i in self.active for t in range(T)])
+        sampled = sample(logits_STV.flatten(0, 1), self.params, seeds, counters)
+        drawn, accepted = list(zip(*(column.tolist() for column in sampled), strict=True)), []
+        for row, own in enumerate(drafts):
+            i, num_held = self.active[row], 0
+            first, *others = drawn[row * T : (row + 1) * T]
             self._take(i, first)
-            for draft, behind in zip(drafts, others, strict=True):
+            for draft, behind in zip(own, others, strict=True):
                 if self.reasons[i] is not None:
                     break
                 self.speculation.num_judged += 1
                 if draft != self.sampled[i][-1][0]:
                     break
-                self.speculation.num_accepted += 1
+                num_held += 1
                 self._take(i, behind)
-        return sampled.tokens_B.view(size)
+            self.speculation.num_accepted += num_held
+            accepted.append(num_held)
+        return sampled.tokens_B.view(-1, T), accepted
+
+    def _draft(self, hidden_STD: Tensor, next_ST: Tensor, positions_ST: Tensor, at: list[int]) -> list[list[int]]:
+        """The tokens foreseen behind the last one of each sequence that has not ended, at most one a module.
+
+        `hidden_STD` and `next_ST` are what the model made of the tokens at these positions and the tokens that follow them; row
+        s's last token is next_ST[s, at[s]]. Sequences that have ended leave the cache.
+        What a module keeps of a place whose following tokens were drafts that did not hold stays as it is: a draft's matter.
+        """
+        going = [row for row, i in enumerate(self.active) if self.reasons[i] is None]
+        if len(going) < len(self.active):
+            self.active, at = [self.active[row] for row in going], [at[row] for row in going]
+            rows = self._tensor(going)
+            self.cache.keep(rows)
+            hidden_STD, next_ST, positions_ST = hidden_STD[rows], next_ST[rows], positions_ST[rows]
+        counts = [len(self.sampled[i]) for i in self.active]
+        depth = min(self.model.shape.mtp_depth, self.params.max_tokens - 1 - min(counts)) if counts else 0
+        drafts: list[list[int]] = []
+        if depth:
+            self.cache.begin_pass(positions_ST)
+            seeds_S = self._tensor([self.seeds[i] for i in self.active])
+            last_S = self._tensor([row * next_ST.shape[1] + place for row, place in enumerate(at)])
+        for k in range(depth):
+            if k:  # the module sees one token further: the draft just made, behind what is known
+                next_ST = next_ST.roll(-1, dims=1)
+                next_ST.view(-1)[last_S] = self._tensor(drafts[-1])
+            hidden_STD = self.model.look_ahead(k, hidden_STD, next_ST, positions_ST, self.cache)
+            logits_SV = self.model.logits(hidden_STD.flatten(0, 1)[last_S])
+            counters_S = self._tensor([count + k for count in counts])
+            drafts.append(sample(logits_SV, self.params, seeds_S, counters_S).tokens_B.tolist())
+        return [list(own) for own in zip(*drafts, strict=True)] if drafts else [[] for _ in self.active]
+
+    def _tensor(self, numbers: list[int] | list[list[int]]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
     def _take(self, i: int, drawn: tuple[int, float, float]) -> None:
         self.sampled[i].append(drawn)

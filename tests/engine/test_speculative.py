@@ -1,6 +1,7 @@
 """Self-speculative decoding: the tokens of plain decoding, whatever becomes of the drafts."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -68,16 +69,16 @@ def test_drafts_are_those_of_the_modules_without_a_cache(drafter: Decoder, token
     class Agreeing(_Drafting):
         """Draws what was drafted, whatever the model says, and one token more."""
 
-        def _draft(self, *args: Tensor) -> Tensor:
-            drafts_SK = super()._draft(*args)
-            made.append((len(self.sampled[0]), drafts_SK.flatten().tolist()))
-            return drafts_SK
+        def _draft(self, *args: Any) -> list[list[int]]:
+            drafts = super()._draft(*args)
+            made.append((len(self.sampled[0]), drafts[0] if drafts else []))
+            return drafts
 
-        def _draw(self, logits_STV: Tensor, counts_S: Tensor, drafts_SK: Tensor) -> Tensor:
-            next_ST = torch.cat((drafts_SK, logits_STV[:, -1:].argmax(dim=-1)), dim=1)
-            for token in next_ST[0].tolist():
+        def _draw(self, logits_STV: Tensor, drafts: list[list[int]]) -> tuple[Tensor, list[int]]:
+            tokens = [*drafts[0], int(logits_STV[0, -1].argmax())]
+            for token in tokens:
                 self._take(0, (token, 0.0, 1.0))
-            return next_ST
+            return torch.tensor([tokens]), [len(drafts[0])]
 
     prompt, depth = prompts_of(tokenizer)[1], drafter.shape.mtp_depth
     params = SamplingParams(temperature=0, max_tokens=5 * (depth + 1) + 1, ignore_eos=True)
