@@ -121,6 +121,7 @@ class _Drafting:
         self.sampled: list[list[tuple[int, float, float]]] = [[] for _ in seeds]
         self.reasons: list[StopReason | None] = [None] * len(seeds)
         self.speculation = Speculation()
+        self._rope_of: Tensor | None = None
         num_positions = min(round_up(max(map(len, prompts)) + params.max_tokens, ROUND_TOKENS), model.shape.max_positions)
         layers = model.shape.model_copy(update={"num_layers": model.shape.num_layers + model.shape.mtp_depth})
         self.cache = DraftCache(layers, len(seeds), num_positions, model.embed.weight)
@@ -170,7 +171,7 @@ class _Drafting:
         last = self.cache.num_positions - 1
         positions_ST = self._tensor([[min(place + t, last) for t in range(tokens_ST.shape[1])] for place in places])
         self.cache.begin_pass(positions_ST)
-        hidden_STD = self.model(tokens_ST, positions_ST, self.cache)
+        hidden_STD = self.model(tokens_ST, self._rope(positions_ST), self.cache)
         next_ST, accepted = self._draw(self.model.logits(hidden_STD), drafts)
         return self._draft(hidden_STD, next_ST, positions_ST, accepted)
 
@@ -225,11 +226,17 @@ class _Drafting:
             if k:  # the module sees one token further: the draft just made, behind what is known
                 next_ST = next_ST.roll(-1, dims=1)
                 next_ST.view(-1)[last_S] = self._tensor(drafts[-1])
-            hidden_STD = self.model.look_ahead(k, hidden_STD, next_ST, positions_ST, self.cache)
+            hidden_STD = self.model.look_ahead(k, hidden_STD, next_ST, self._rope(positions_ST), self.cache)
             logits_SV = self.model.logits(hidden_STD.flatten(0, 1)[last_S])
             counters_S = self._tensor([count + k for count in counts])
             drafts.append(sample(logits_SV, self.params, seeds_S, counters_S).tokens_B.tolist())
         return [list(own) for own in zip(*drafts, strict=True)] if drafts else [[] for _ in self.active]
+
+    def _rope(self, positions_ST: Tensor) -> tuple[Tensor, Tensor]:
+        """Looked up once for the layers and the modules: the positions of a pass are made here, and never written to."""
+        if self._rope_of is not positions_ST:
+            self._rope_of, self._turned = positions_ST, self.model.rope(positions_ST.shape[1], positions_ST)
+        return self._turned
 
     def _tensor(self, numbers: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)

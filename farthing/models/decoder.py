@@ -73,12 +73,13 @@ class Decoder(nn.Module):
     def forward(
         self,
         tokens_BT: Tensor,
-        positions_BT: Tensor | None = None,
+        positions_BT: Tensor | tuple[Tensor, Tensor] | None = None,
         attend: Attend = attend_causally,
         routing: Routing | None = None,
     ) -> Tensor:
-        """Final normed hidden states [B, T, D]. Without positions every row starts at 0. `routing` is filled, where given."""
-        rope = self._rope(tokens_BT.shape[1], positions_BT)
+        """Final normed hidden states [B, T, D]. Without positions every row starts at 0; what `rope` made of them will do too.
+        `routing` is filled, where given."""
+        rope = self.rope(tokens_BT.shape[1], positions_BT)
         x_BTD = self.embed(tokens_BT)
         for layer in self.layers:
             if self.recompute_activations and torch.is_grad_enabled():
@@ -94,13 +95,13 @@ class Decoder(nn.Module):
         depth: int,
         hidden_BTD: Tensor,
         next_BT: Tensor,
-        positions_BT: Tensor | None = None,
+        positions_BT: Tensor | tuple[Tensor, Tensor] | None = None,
         attend: Attend = attend_causally,
         routing: Routing | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] of multi-token prediction module `depth`, from those of the one before it (depth 0: the
         model's own) and from `next_BT`, the tokens depth + 1 places on from each position."""
-        rope = self._rope(next_BT.shape[1], positions_BT)
+        rope = self.rope(next_BT.shape[1], positions_BT)
         ahead_BTD: Tensor = self.mtp[depth](hidden_BTD, self.embed(next_BT), rope, attend, routing)
         return ahead_BTD
 
@@ -112,7 +113,7 @@ class Decoder(nn.Module):
         attention = module.layer.attention
         assert isinstance(attention, LatentAttention), "to be asked only where latents are cached"
         x_BTD = module.layer.attention_norm(module.join(hidden_BTD, self.embed(next_BT)))
-        return attention.latents(x_BTD, self._rope(next_BT.shape[1], None))
+        return attention.latents(x_BTD, self.rope(next_BT.shape[1]))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]; for few positions only, a whole batch goes through `models.head`."""
@@ -140,8 +141,10 @@ class Decoder(nn.Module):
             elif isinstance(module, Linear) and module not in taken:
                 yield module.packed, (module.weight,)
 
-    def _rope(self, num_tokens: int, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+    def rope(self, num_tokens: int, positions_BT: Tensor | tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """fp32 cos and sin of the positions asked for, [B or 1, T, H / 2]."""
+        if isinstance(positions_BT, tuple):
+            return positions_BT
         device = self.embed.weight.device
         if self._angles is None or self._angles[0].device != device:
             # the engine may be the first to ask, and what inference mode makes cannot be trained with

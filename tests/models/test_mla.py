@@ -55,7 +55,7 @@ def test_both_products_of_hidden_states_come_from_one_packed_copy(model: Decoder
     mla, x = attention_of(model), torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(2))
     if not can_pack(mla.kv_down.weight):
         pytest.skip("this CPU packs no fp32 weights")
-    rope = model._rope(24, None)
+    rope = model.rope(24)
     with torch.inference_mode():
         model.pack_weights()
         assert mla.packed.is_packed(*(linear.weight for linear in mla.from_x))
@@ -74,7 +74,7 @@ def test_without_gradients_queries_and_latents_are_the_same(model: Decoder, dtyp
     """One kernel norms, rotates and scales there; positions differ by row."""
     mla = attention_of(model).to(dtype)
     x = torch.randn(3, 4, 24, generator=torch.Generator().manual_seed(2)).to(dtype)
-    rope = model._rope(4, torch.arange(12).view(3, 4) * 2)
+    rope = model.rope(4, torch.arange(12).view(3, 4) * 2)
     wanted = mla._project(x, rope)
     with torch.no_grad():
         found = (*mla._project(x, rope), mla.latents(x, rope))
