@@ -191,12 +191,12 @@ class _Drafting:
             first, *others = drawn[row * T : (row + 1) * T]
             self._take(i, first)
             for draft, behind in zip(own, others, strict=True):
-                if self.reasons[i] is not None:
-                    break
                 self.speculation.num_judged += 1
                 if draft != self.sampled[i][-1][0]:
                     break
                 num_held += 1
+                if self.reasons[i] is not None:
+                    break
                 self._take(i, behind)
             self.speculation.num_accepted += num_held
             accepted.append(num_held)
