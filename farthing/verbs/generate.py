@@ -46,7 +46,7 @@ def generate(
         return
     for completion in found["completions"]:
         console.print(completion["text"], markup=False, highlight=False)
-    if drafts := found.get("drafts"):
+    if (drafts := found.get("drafts")) and drafts["judged"]:
         Console(stderr=True).print(f"{drafts['accepted']} of {drafts['judged']} drafts held", style="dim", highlight=False)
 
 
