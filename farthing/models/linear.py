@@ -1,4 +1,4 @@
-"""x W^T + b, where generation on CPUs has a kernel of its own for a row or two, and for some rows a packed copy of the weight.
+"""x W^T + b, where generation on CPUs has a kernel of its own for few rows, and for some rows a packed copy of the weight.
 
 A matmul of few rows spends most of its time re-ordering the weight, so oneDNN is given a copy that is in the order its kernels
 want: with 32 rows the packed one is 1.3 to 2.6 times as fast, with 500 it makes no difference. The copy costs the
@@ -38,7 +38,7 @@ class PackedWeight:
         """x weight^T + bias; without a gradient by the kernel for few rows, or from the packed copy where that is current."""
         if torch.is_grad_enabled():
             return F.linear(x, weight, bias)
-        if _is_few(x.numel() // x.shape[-1], weight) and can_fuse(x, weight):
+        if is_few(x.numel() // x.shape[-1], weight) and can_fuse(x, weight):
             return linear_few(x, weight, bias)
         return self._multiply_packed(x, bias) if self.is_packed(weight) else F.linear(x, weight, bias)
 
@@ -84,14 +84,15 @@ class Linear(nn.Linear):
 
 def multiply_both(x: Tensor, left: Linear, right: Linear, packed: PackedWeight) -> tuple[Tensor, Tensor]:
     """left(x) and right(x), which have no bias: parts of one product where `packed` holds both weights, and x many rows."""
-    is_few = _is_few(x.numel() // x.shape[-1], left.weight)
-    if torch.is_grad_enabled() or is_few or not packed.is_packed(left.weight, right.weight):
+    is_one = left.is_plain and right.is_plain and packed.is_packed(left.weight, right.weight)
+    if torch.is_grad_enabled() or not is_one or is_few(x.numel() // x.shape[-1], left.weight):
         return left(x), right(x)
     both = packed._multiply_packed(x, None)
     return both[..., : left.out_features], both[..., left.out_features :]
 
 
-def _is_few(rows: int, weight: Tensor) -> bool:
+def is_few(rows: int, weight: Tensor) -> bool:
+    """Whether a product of so many rows is `linear_few`'s."""
     return rows <= ALWAYS_FEW or (rows <= FEW_ROWS and rows * weight.numel() <= FEW_PRODUCTS)
 
 

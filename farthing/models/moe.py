@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from farthing.models.ffn import DenseFFN
 from farthing.models.fused import can_fuse, experts_of_few, route, swiglu
-from farthing.models.linear import FEW_ROWS, PackedWeight
+from farthing.models.linear import PackedWeight, is_few
 from farthing.models.shape import ModelShape, MoeShape
 
 Grouped = Callable[[Tensor, Tensor, list[int]], Tensor]
@@ -146,7 +146,7 @@ class MoeFFN(nn.Module):
             routing.record(self.layer, scores_NE, chosen_NK)
         if self.experts.are_few(x_ND):
             weights = self.experts.gate_up, self.experts.down
-            if x_ND.shape[0] <= FEW_ROWS and self.shared.is_plain:
+            if self.shared.is_plain and is_few(x_ND.shape[0], self.shared.gate_up.weight):
                 shared = self.shared.gate_up.weight, self.shared.down.weight
                 return experts_of_few(x_ND, chosen_NK, gates_NK, *weights, shared).view_as(x_BTD)
             out_ND = experts_of_few(x_ND, chosen_NK, gates_NK, *weights)

@@ -7,6 +7,7 @@ from farthing.data.batches import Row, microbatches
 from farthing.engine.cache import KVCache, Prefill
 from farthing.models.attention import attend_causally
 from farthing.models.decoder import Decoder
+from farthing.models.fp8_linear import use_fp8
 from farthing.models.head import completion_logprobs
 from farthing.models.linear import can_pack
 from farthing.models.mla import LatentAttention
@@ -67,6 +68,20 @@ def test_both_products_of_hidden_states_come_from_one_packed_copy(model: Decoder
         assert not mla.packed.is_packed(*(linear.weight for linear in mla.from_x))
         for mine, wanted in zip(found, mla._project(x, rope), strict=True):
             torch.testing.assert_close(mine, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_packed_copy_is_not_used_once_products_are_in_fp8(model: Decoder) -> None:
+    mla, x = attention_of(model), torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(2))
+    rope = model.rope(24)
+    with torch.no_grad():
+        model.pack_weights()
+        plain = mla._project(x, rope)
+        use_fp8(model)
+        rounded = mla._project(x, rope)
+        model.drop_packed()
+        for mine, wanted, before in zip(rounded, mla._project(x, rope), plain, strict=True):
+            torch.testing.assert_close(mine, wanted, atol=1e-5, rtol=1e-5)
+            assert (mine - before).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
